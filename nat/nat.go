@@ -1,0 +1,104 @@
+// Package nat observes the kernel's connection tracking: the events and the
+// table that say which tuple was translated to which. It needs CAP_NET_ADMIN
+// in the network namespace's user namespace and changes nothing on the host.
+package nat
+
+import (
+	"time"
+
+	"github.com/pathtrace/pathtrace/packet"
+)
+
+// Status are the IPS_* bits of a conntrack entry
+// (include/uapi/linux/netfilter/nf_conntrack_common.h).
+type Status uint32
+
+// The bits that pathtrace reads.
+const (
+	StatusSeenReply Status = 1 << 1 // IPS_SEEN_REPLY
+	StatusAssured   Status = 1 << 2 // IPS_ASSURED
+	StatusConfirmed Status = 1 << 3 // IPS_CONFIRMED
+	StatusSrcNAT    Status = 1 << 4 // IPS_SRC_NAT
+	StatusDstNAT    Status = 1 << 5 // IPS_DST_NAT
+	StatusDying     Status = 1 << 9 // IPS_DYING
+)
+
+// Has reports whether all bits of want are set.
+func (s Status) Has(want Status) bool { return s&want == want }
+
+// Flow is one conntrack entry.
+type Flow struct {
+	// NetNS is the namespace's name as reports print it.
+	NetNS string
+	// ID is the kernel's id of the entry (CTA_ID); nftables' trace carries
+	// the same number.
+	ID   uint32
+	Zone uint16
+	Mark uint32
+	// Original is the first packet's tuple, Reply the tuple that an answer is
+	// expected to have. Reply is not the inverse of Original when NAT is done.
+	Original, Reply packet.Tuple
+	Status          Status
+	// TCPState is the kernel's name of it ("SYN_SENT"), empty for others.
+	TCPState string
+	// Timeout is the time the entry has left to live; 0 when not told.
+	Timeout time.Duration
+}
+
+// EventKind is what happened to a flow.
+type EventKind uint8
+
+// The kinds.
+const (
+	// New is sent when the first packet is confirmed, in postrouting or input.
+	New EventKind = iota + 1
+	Update
+	Destroy
+	// Existing is not an event: the flow was found in a dump.
+	Existing
+)
+
+// String returns the kind as conntrack -E prints it.
+func (k EventKind) String() string {
+	switch k {
+	case New:
+		return "NEW"
+	case Update:
+		return "UPDATE"
+	case Destroy:
+		return "DESTROY"
+	case Existing:
+		return "EXISTING"
+	}
+	return "UNKNOWN"
+}
+
+// Event is one message of the kernel about a flow.
+type Event struct {
+	Kind EventKind
+	Flow Flow
+	// Seq is the message's place in its netlink socket. Rule hits of nftables
+	// that were read from the same socket share the numbering, so the two are
+	// in the kernel's order.
+	Seq uint64
+	// Time is the kernel's where it gives one (nf_conntrack_timestamp),
+	// otherwise zero. Received is when pathtrace read the message.
+	Time, Received time.Time
+}
+
+// Field is the part of a tuple that was translated.
+type Field string
+
+// The fields.
+const (
+	Source      Field = "source"
+	Destination Field = "destination"
+)
+
+// Translation is what NAT did to one field of a tuple. From and To are
+// "address", or "address:port" where the protocol has ports; a changed ICMP id
+// alone is shown as "address id N".
+type Translation struct {
+	Field    Field
+	From, To string
+}
