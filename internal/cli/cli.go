@@ -1,0 +1,83 @@
+// Package cli is the command line: one file for each command, which turns
+// flags into a configuration, wires the packages together, prints, and chooses
+// the exit status.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// The exit statuses that scripts rely on.
+const (
+	exitOK           = 0 // the packet got there and the answer came back
+	exitFailed       = 1 // it did not
+	exitCannotRun    = 2 // pathtrace cannot run as asked
+	exitInconclusive = 3 // nothing is proven
+)
+
+// environment is what a command may touch of the world outside. Commands
+// print reports to out and nothing else; everything else goes to err.
+type environment struct {
+	in  io.Reader
+	out io.Writer
+	err io.Writer
+	// status is the exit status when the command returns no error.
+	status int
+}
+
+// exitError carries the exit status of an error; other errors end with
+// exitCannotRun.
+type exitError struct {
+	status int
+	err    error
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
+
+// Main runs the program and returns its exit status.
+func Main(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	return run(ctx, args, &environment{in: os.Stdin, out: os.Stdout, err: os.Stderr})
+}
+
+// run is Main with its world handed in.
+func run(ctx context.Context, args []string, env *environment) int {
+	root := newRootCommand(env)
+	root.SetArgs(args)
+	root.SetIn(env.in)
+	root.SetOut(env.out)
+	root.SetErr(env.err)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return env.status
+	}
+	fmt.Fprintf(env.err, "pathtrace: %v\n", err) //nolint:errcheck // nowhere left to tell
+	var exit *exitError
+	if errors.As(err, &exit) {
+		return exit.status
+	}
+	return exitCannotRun
+}
+
+func newRootCommand(env *environment) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "pathtrace",
+		Short:         "Trace a packet's path through containers, bridges, NAT and firewalls",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(
+		newVersionCommand(env),
+	)
+	return root
+}
