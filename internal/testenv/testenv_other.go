@@ -1,0 +1,7 @@
+//go:build !linux
+
+package testenv
+
+import "errors"
+
+func privileged() error { return errors.ErrUnsupported }
