@@ -5,58 +5,107 @@
 # package state and firewall stay as they are. No root needed.
 #
 # usage: scripts/tools.sh DIR
-#   prints nothing when every tool is already on PATH or in DIR/bin.
+#
+# Afterwards every tool is on PATH (sbin included) or in DIR/bin, which may be
+# moved or copied together with DIR/root. Without anything to do it needs no
+# network and prints nothing. A tool appears in DIR/bin only when it is
+# complete, so that an interrupted run is simply repeated; runs at the same
+# time wait for each other.
 set -eu
+umask 022
 
 dir=${1:?usage: scripts/tools.sh DIR}
-tools="nft iptables-legacy iptables-legacy-save ip6tables-legacy ip6tables-legacy-save iptables-nft iptables-nft-save ip6tables-nft ip6tables-nft-save conntrack tcpdump"
-packages="nftables iptables conntrack tcpdump"
+PATH=$PATH:/usr/sbin:/sbin
 
-missing=
-for tool in $tools; do
-	PATH=$dir/bin:$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"
-done
-[ -n "$missing" ] || exit 0
+# package_of TOOL prints the Debian package that has it.
+package_of() {
+	case $1 in
+	nft) echo nftables ;;
+	ip*tables-*) echo iptables ;;
+	*) echo "$1" ;;
+	esac
+}
 
+# find_missing sets $missing to the tools that are nowhere, and $packages to
+# what they are in.
+find_missing() {
+	missing='' packages=''
+	for tool in nft conntrack tcpdump \
+		iptables-legacy iptables-legacy-save ip6tables-legacy ip6tables-legacy-save \
+		iptables-nft iptables-nft-save ip6tables-nft ip6tables-nft-save; do
+		[ -x "$dir/bin/$tool" ] || command -v "$tool" >/dev/null 2>&1 || {
+			missing="$missing $tool"
+			package=$(package_of "$tool")
+			case " $packages " in *" $package "*) ;; *) packages="$packages $package" ;; esac
+		}
+	done
+}
+
+# stop REASON ends the run with what can be done about it.
 stop() {
-	echo "tools:$missing: not found, and $1." >&2
-	echo "tools: install the packages $packages yourself, or run: sudo make test-deps" >&2
+	[ ! -s "$work/log" ] || tail -n 20 "$work/log" >&2
+	echo "tools: not found:$missing; and $1." >&2
+	echo "tools: install$packages yourself, or run: sudo make test-deps" >&2
 	exit 1
 }
-command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || stop "this is not a Debian-like system to fetch them from"
 
-mkdir -p "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial" "$dir/deb" "$dir/root" "$dir/bin"
+work=$dir/work
+find_missing
+[ -n "$missing" ] || exit 0
+command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
+	stop "this is not a Debian-like system to fetch packages from"
+mkdir -p "$dir/bin" "$dir/root" 2>/dev/null && [ -w "$dir" ] && [ -w "$dir/bin" ] && [ -w "$dir/root" ] ||
+	stop "$dir cannot be written"
 dir=$(cd "$dir" && pwd)
+work=$dir/work
+
+exec 9>"$dir/lock"
+flock 9
+find_missing # another run may have been faster
+[ -n "$missing" ] || exit 0
+echo "tools: unpacking$packages into $dir (nothing is installed)" >&2
+rm -rf "$work"
+mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/deb"
+
+# apt runs apt-get on lists and a cache of our own; the machine's are only read.
 apt() {
-	apt-get -qq -o Dir::State::Lists="$dir/apt/lists" -o Dir::Cache="$dir/apt/cache" \
-		-o APT::Sandbox::User=root -o Debug::NoLocking=1 "$@"
+	apt-get -qq -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache" \
+		-o APT::Sandbox::User="$(id -un)" -o Debug::NoLocking=1 \
+		-o Acquire::Languages=none -o Acquire::Retries=2 "$@" 2>>"$work/log" 9>&-
 }
-echo "tools: unpacking $packages into $dir (nothing is installed)" >&2
-apt update >"$dir/apt/log" 2>&1 || stop "the package lists cannot be fetched (see $dir/apt/log)"
-wanted=$(apt -s --no-install-recommends install $packages 2>>"$dir/apt/log" | awk '$1 == "Inst" {print $2}')
-# What is installed already but not on PATH needs no second copy; its
-# libraries are there too.
-(cd "$dir/deb" && apt download $wanted >>"$dir/apt/log" 2>&1) || stop "the packages cannot be fetched (see $dir/apt/log)"
-for deb in "$dir"/deb/*.deb; do
+# One unreachable source among several is no reason to stop: the next step tells.
+apt update >>"$work/log" || true
+# Of the packages and what they need, those that the machine does not have.
+# shellcheck disable=SC2086 # a list of names
+wanted=$(apt -s --no-install-recommends --reinstall install $packages | awk '$1 == "Inst" && !seen[$2]++ {print $2}')
+[ -n "$wanted" ] || stop "the package lists do not have them"
+# shellcheck disable=SC2086 # a list of names
+(cd "$work/deb" && apt download $wanted >>"$work/log") || stop "the packages cannot be fetched"
+for deb in "$work"/deb/*.deb; do
 	dpkg-deb -x "$deb" "$dir/root"
 done
 
-libraries=
-for lib in "$dir"/root/usr/lib/*-linux-gnu* "$dir"/root/lib/*-linux-gnu*; do
-	[ -d "$lib" ] && libraries="$libraries${libraries:+:}$lib"
+# The wrappers find everything relative to themselves.
+cd "$dir"
+libraries='' extensions=''
+for lib in root/usr/lib/*-linux-gnu* root/lib/*-linux-gnu*; do
+	[ -d "$lib" ] || continue
+	libraries="$libraries${libraries:+:}\$dir/$lib"
+	[ ! -d "$lib/xtables" ] || extensions="\$dir/$lib/xtables"
 done
-extensions=$(find "$dir/root" -type d -name xtables | head -n 1)
-for tool in $tools; do
-	for sbin in usr/sbin usr/bin sbin bin; do
-		[ -e "$dir/root/$sbin/$tool" ] || continue
-		cat >"$dir/bin/$tool" <<-WRAPPER
+for tool in $missing; do
+	for sbin in root/usr/sbin root/usr/bin root/sbin root/bin; do
+		[ -e "$sbin/$tool" ] || continue
+		cat >"$work/wrapper" <<-WRAPPER
 			#!/bin/sh
-			LD_LIBRARY_PATH='$libraries' XTABLES_LIBDIR='$extensions' exec '$dir/root/$sbin/$tool' "\$@"
+			dir=\${0%/*}/..
+			LD_LIBRARY_PATH="$libraries" XTABLES_LIBDIR="$extensions" exec "\$dir/$sbin/$tool" "\$@"
 		WRAPPER
-		chmod 755 "$dir/bin/$tool"
+		chmod 755 "$work/wrapper"
+		mv "$work/wrapper" "bin/$tool"
 		break
 	done
 done
-for tool in $missing; do
-	[ -x "$dir/bin/$tool" ] || stop "$tool is in none of the packages"
-done
+find_missing
+[ -z "$missing" ] || stop "none of the packages has them"
+rm -rf "$work"
