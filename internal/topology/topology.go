@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/packet"
 )
 
 // Snapshot is what was found. Namespaces are in the order in which a packet
@@ -18,6 +19,8 @@ type Snapshot struct {
 	// the address it is for.
 	Source string     `json:"source"`
 	Target netip.Addr `json:"target"`
+	// Zone is the interface of a link-local target.
+	Zone string `json:"zone,omitempty"`
 	// Problems are parts that could not be read, in words.
 	Problems []string `json:"problems,omitempty"`
 }
@@ -33,10 +36,29 @@ type Namespace struct {
 	Routes     []Route     `json:"routes"`
 	Policy     []Policy    `json:"policy"`
 	Neighbours []Neighbour `json:"neighbours"`
+	// All are the switches of conf.all: a forwarding switch that is on here is
+	// on for IPv6 everywhere and was written to every interface for IPv4; the
+	// larger of the two rp_filters counts.
+	All Settings `json:"all"`
 	// BridgeNF says which bridged packets are handed to the IP hooks
 	// (net.bridge.bridge-nf-call-iptables, -ip6tables, -arptables); false also
 	// where br_netfilter is absent.
 	BridgeNF BridgeNF `json:"bridge_nf"`
+}
+
+// Settings are switches below net.ipv4.conf and net.ipv6.conf
+// (Documentation/networking/ip-sysctl.rst).
+type Settings struct {
+	ForwardIPv4 bool `json:"forward_ipv4"`
+	ForwardIPv6 bool `json:"forward_ipv6"`
+	// RPFilter is 0 (off), 1 (strict) or 2 (loose).
+	RPFilter int `json:"rp_filter"`
+	// ProxyARP and ProxyNDP answer for addresses that live elsewhere.
+	ProxyARP bool `json:"proxy_arp,omitempty"`
+	ProxyNDP bool `json:"proxy_ndp,omitempty"`
+	// IgnoreLinkDownIPv4 and IPv6 take no route over a link without carrier.
+	IgnoreLinkDownIPv4 bool `json:"ignore_link_down_ipv4,omitempty"`
+	IgnoreLinkDownIPv6 bool `json:"ignore_link_down_ipv6,omitempty"`
 }
 
 // BridgeNF are br_netfilter's switches.
@@ -58,15 +80,42 @@ type Link struct {
 	// Up is the administrative state, Carrier that of the wire.
 	Up      bool `json:"up"`
 	Carrier bool `json:"carrier"`
-	// Bridge is the name of the bridge that this link is a port of.
-	Bridge    string         `json:"bridge,omitempty"`
+	// State is the kernel's operational state: up, down, lowerlayerdown, …
+	State string `json:"state,omitempty"`
+	// Bridge is the name of the bridge that this link is a port of, Port how
+	// the bridge treats it.
+	Bridge string `json:"bridge,omitempty"`
+	Port   *Port  `json:"port,omitempty"`
+	// VRF is the name of the VRF device that this link belongs to; VRFTable is
+	// the routing table of a link that is itself a VRF device.
+	VRF      string `json:"vrf,omitempty"`
+	VRFTable int    `json:"vrf_table,omitempty"`
+	// Group is the number that suppress_ifgroup of a policy rule compares.
+	Group     int            `json:"group,omitempty"`
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
-	// Peer is the other end of a veth pair; nil for other kinds.
-	Peer *Peer        `json:"peer,omitempty"`
-	Role capture.Role `json:"role"`
+	// AddressFlags are the flags of addresses that have one of: tentative,
+	// dadfailed, deprecated, secondary (temporary for IPv6), optimistic.
+	AddressFlags map[netip.Addr][]string `json:"address_flags,omitempty"`
+	// Peer is the other end of a veth or netkit pair; nil for other kinds.
+	Peer *Peer `json:"peer,omitempty"`
+	// Lower is the link below a macvlan, ipvlan or VLAN; nil for other kinds.
+	Lower    *Peer        `json:"lower,omitempty"`
+	Settings Settings     `json:"settings"`
+	Role     capture.Role `json:"role"`
 }
 
-// Peer is the other end of a veth pair.
+// Port is how a bridge treats one of its ports.
+type Port struct {
+	// State is that of the spanning tree: disabled, listening, learning,
+	// forwarding or blocking. Only a forwarding port passes packets.
+	State string `json:"state"`
+	// Hairpin lets a packet leave by the port that it came from.
+	Hairpin bool `json:"hairpin,omitempty"`
+	// Isolated ports talk to ports that are not isolated only.
+	Isolated bool `json:"isolated,omitempty"`
+}
+
+// Peer is another link that this one leads to, perhaps in another namespace.
 type Peer struct {
 	// NetNS is the peer's namespace, empty when it is one that pathtrace
 	// cannot see into.
@@ -79,6 +128,12 @@ type Peer struct {
 type Route struct {
 	// Destination is 0.0.0.0/0 or ::/0 for a default route.
 	Destination netip.Prefix `json:"destination"`
+	// From restricts a route to packets from these sources (IPv6 only);
+	// invalid for all others.
+	From netip.Prefix `json:"from,omitzero"`
+	// TOS restricts a route to packets with this type of service (IPv4 only);
+	// 0 is any.
+	TOS int `json:"tos,omitempty"`
 	// Gateway is invalid for a route that is on the link.
 	Gateway   netip.Addr `json:"gateway"`
 	Interface string     `json:"interface,omitempty"`
@@ -90,16 +145,59 @@ type Route struct {
 	Protocol string `json:"protocol,omitempty"`
 	Scope    string `json:"scope,omitempty"`
 	Metric   int    `json:"metric,omitempty"`
+	// MTU is that of the route itself, 0 when it takes the interface's.
+	MTU int `json:"mtu,omitempty"`
+	// Flags are the kernel's words: onlink, dead, linkdown, pervasive, offload.
+	Flags []string `json:"flags,omitempty"`
+	// NextHops are those of a multipath route, which has neither Gateway nor
+	// Interface.
+	NextHops []NextHop `json:"next_hops,omitempty"`
 	// Text is the route as "ip route" prints it, in one line.
 	Text string `json:"text"`
 }
 
-// Policy is one policy rule ("ip rule").
+// NextHop is one way of a multipath route.
+type NextHop struct {
+	Gateway   netip.Addr `json:"gateway"`
+	Interface string     `json:"interface,omitempty"`
+	Weight    int        `json:"weight,omitempty"`
+	Flags     []string   `json:"flags,omitempty"`
+}
+
+// Policy is one policy rule ("ip rule"). What a rule does not ask for is zero.
 type Policy struct {
-	Priority int    `json:"priority"`
-	IPv6     bool   `json:"ipv6"`
-	Table    int    `json:"table"`
-	Text     string `json:"text"`
+	Priority int  `json:"priority"`
+	IPv6     bool `json:"ipv6"`
+	// Action is the kernel's word: lookup, goto, nop, blackhole, unreachable or
+	// prohibit. Table belongs to lookup, Goto (a priority) to goto.
+	Action string `json:"action"`
+	Table  int    `json:"table"`
+	Goto   int    `json:"goto,omitempty"`
+	// Invert takes the packets that the rest does not match.
+	Invert bool         `json:"invert,omitempty"`
+	From   netip.Prefix `json:"from,omitzero"`
+	To     netip.Prefix `json:"to,omitzero"`
+	// Ingress is "lo" for packets that are sent from here.
+	Ingress  string `json:"ingress,omitempty"`
+	Egress   string `json:"egress,omitempty"`
+	Mark     uint32 `json:"mark,omitempty"`
+	MarkMask uint32 `json:"mark_mask,omitempty"`
+	TOS      int    `json:"tos,omitempty"`
+	// TunnelID is that of a lightweight tunnel.
+	TunnelID uint64       `json:"tunnel_id,omitempty"`
+	Proto    packet.Proto `json:"proto,omitempty"`
+	// SourcePorts, TargetPorts and UIDs are first and last.
+	SourcePorts *[2]uint16 `json:"source_ports,omitempty"`
+	TargetPorts *[2]uint16 `json:"target_ports,omitempty"`
+	UIDs        *[2]uint32 `json:"uids,omitempty"`
+	// VRF rules look into the table of the VRF that the packet belongs to.
+	VRF bool `json:"vrf,omitempty"`
+	// SuppressPrefix takes no result with a prefix of that length or shorter,
+	// SuppressGroup none by an interface of that group; -1 is none.
+	SuppressPrefix int `json:"suppress_prefix"`
+	SuppressGroup  int `json:"suppress_group"`
+	// Text is the rule as "ip rule" prints it.
+	Text string `json:"text"`
 }
 
 // Neighbour is an entry of the neighbour table.
