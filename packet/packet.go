@@ -178,7 +178,11 @@ type Header struct {
 	// PayloadCut says that the capture ended before PayloadBytes did.
 	Payload    []byte
 	PayloadCut bool
-	// Quoted is the packet inside an ICMP error, as its sender quoted it.
+	// HeaderCut says that the capture, or the quote, ended among the headers:
+	// a zero field may then be one that was not captured.
+	HeaderCut bool
+	// Quoted is the packet inside an ICMP error, as its sender quoted it. An
+	// error has no Payload.
 	Quoted *Header
 	// ARP and Neighbour are set for ARP packets and for ICMPv6 neighbour
 	// solicitations and advertisements (RFC 826, RFC 4861).
