@@ -77,6 +77,7 @@ func newRootCommand(env *environment) *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
+		newDemoCommand(env),
 		newVersionCommand(env),
 	)
 	return root

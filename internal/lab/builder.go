@@ -30,7 +30,6 @@ type builder struct {
 	network *Network
 	nodes   map[string]*node
 	macs    byte
-	lock    string // the iptables lock file
 	err     error
 }
 
@@ -59,16 +58,12 @@ func (b *builder) do(what string, f func() error) {
 func (b *builder) undo(f func() error) { b.network.undo = append(b.network.undo, f) }
 
 // close ends the construction: what remains is held by the network.
-func (b *builder) close() error {
+func (b *builder) close() {
 	for _, node := range b.nodes {
 		if node.handle != nil {
 			node.handle.Close()
 		}
 	}
-	if b.lock == "" {
-		return nil
-	}
-	return os.Remove(b.lock)
 }
 
 // namespace makes a namespace with its loopback up. Addresses are usable at

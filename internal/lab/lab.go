@@ -332,12 +332,13 @@ func Build(ctx context.Context, scenario string, options Options) (*Network, err
 	options.Backend = s.backend(options)
 	n := &Network{Scenario: s, Options: options, spaces: make(map[string]*netns.NS)}
 	b := &builder{ctx: ctx, network: n, nodes: make(map[string]*node)}
+	defer b.close()
 	s.build(b)
 	b.breakWith(options)
 	b.ready()
 	b.publish()
-	if err := errors.Join(b.err, b.close()); err != nil {
-		return nil, errors.Join(fmt.Errorf("build %s: %w", scenario, err), n.Close())
+	if b.err != nil {
+		return nil, errors.Join(fmt.Errorf("build %s: %w", scenario, b.err), n.Close())
 	}
 	return n, nil
 }

@@ -19,6 +19,8 @@ import (
 	"github.com/pathtrace/pathtrace/internal/testenv"
 )
 
+func TestMain(m *testing.M) { os.Exit(lab.Main(m.Run)) }
+
 func TestBuild(t *testing.T) {
 	t.Parallel()
 	testenv.Privileged(t)

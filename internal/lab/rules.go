@@ -24,6 +24,10 @@ func (e *ToolError) Error() string {
 	return fmt.Sprintf("%s is not on PATH: install the package %s, or run make tools and put build/tools/bin first on PATH", e.Tool, pkg)
 }
 
+// lockFile makes iptables-legacy lock the namespace. Its usual lock file is the
+// machine's.
+const lockFile = "XTABLES_LOCKFILE=/proc/self/ns/net"
+
 // run runs a tool in the namespace.
 func (n *node) run(stdin, tool string, args ...string) {
 	n.do(fmt.Sprintf("run %s %s in %s", tool, strings.Join(args, " "), n.name), func() error {
@@ -34,12 +38,8 @@ func (n *node) run(stdin, tool string, args ...string) {
 		if err != nil {
 			return err
 		}
-		lock, err := n.lockFile()
-		if err != nil {
-			return err
-		}
 		cmd := exec.CommandContext(n.ctx, path, args...)
-		cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE="+lock)
+		cmd.Env = append(os.Environ(), lockFile)
 		cmd.Stdin = strings.NewReader(stdin)
 		var output bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &output, &output
@@ -48,20 +48,6 @@ func (n *node) run(stdin, tool string, args ...string) {
 		}
 		return nil
 	})
-}
-
-// lockFile is a lock file of this network alone: the usual one, of
-// iptables-legacy, is the machine's.
-func (b *builder) lockFile() (string, error) {
-	if b.lock == "" {
-		file, err := os.CreateTemp("", "pathtrace-lab-*.lock")
-		if err != nil {
-			return "", err
-		}
-		b.lock = file.Name()
-		return b.lock, file.Close()
-	}
-	return b.lock, nil
 }
 
 // nft loads rules in the syntax of nft.
