@@ -106,6 +106,8 @@ type place struct {
 	// them by the kernel's id, nil for one that cannot be seen.
 	wires  map[int]wire
 	beyond map[int]*candidate
+	// asked is how many of the candidates the kernel was asked about.
+	asked int
 	// sources are the addresses that packets are sent from on the way.
 	sources []netip.Addr
 	onWay   bool
@@ -131,12 +133,12 @@ type walker struct {
 	host, source *candidate
 	origin       netip.Addr
 	candidates   []*candidate
-	// find completes candidates when a link leads to none of those known.
+	// find lists the rest of the candidates when a link leads to none of those
+	// known; nil when that was done.
 	find    func() []*candidate
 	places  []*place
 	way     []*place
 	visited map[visit]bool
-	hidden  map[string]bool
 }
 
 // Discover walks from the source towards the target, from namespace to
@@ -149,7 +151,6 @@ func Discover(ctx context.Context, config Config) (*Snapshot, *Handles, error) {
 	w := &walker{
 		snapshot: &Snapshot{Target: config.Target, Zone: config.Zone},
 		visited:  make(map[visit]bool),
-		hidden:   make(map[string]bool),
 	}
 	handles := &Handles{walker: w}
 	if err := w.begin(config); err != nil {
@@ -293,7 +294,11 @@ func (w *walker) walk(ctx context.Context, p *place, ingress string, target neti
 		return err
 	}
 	w.include(p)
-	if p.namespace.Local(target) != nil {
+	at := ingress
+	if zone != "" {
+		at = zone
+	}
+	if p.namespace.has(target, at) {
 		return nil
 	}
 	decision := p.namespace.Lookup(Query{Source: w.origin, Target: target, Ingress: ingress, Egress: zone})
@@ -413,6 +418,8 @@ func (w *walker) segment(ctx context.Context, p *place, link *Link, address neti
 		by := arrived
 		if arrived.Bridge != "" {
 			by = far.namespace.Link(arrived.Bridge)
+		} else {
+			_ = far.reader.settings(&far.namespace) // include reports what cannot be read
 		}
 		if by != nil && far.namespace.answers(address, by, hardware) {
 			for _, place := range crossed {
@@ -460,38 +467,28 @@ func (w *walker) across(out end) (*place, *Link) {
 // nil when it is none that can be opened. Those that are open already are
 // asked for first.
 func (w *walker) beyond(p *place, nsid int) *candidate {
-	if known, done := p.beyond[nsid]; done {
-		return known
-	}
-	ask := func(candidates []*candidate) bool {
-		for _, c := range candidates {
-			ns := c.open()
-			if ns == nil {
-				continue
+	for {
+		if known := p.beyond[nsid]; known != nil {
+			return known
+		}
+		if p.asked == len(w.candidates) {
+			if w.find == nil {
+				return nil
 			}
+			for _, c := range w.find() {
+				w.add(c)
+			}
+			w.find = nil
+			continue
+		}
+		c := w.candidates[p.asked]
+		p.asked++
+		if ns := c.open(); ns != nil {
 			if id, err := p.reader.handle.GetNetNsIdByFd(ns.FD()); err == nil && id >= 0 {
-				if p.beyond[id] == nil {
-					p.beyond[id] = c
-				}
-				if id == nsid {
-					return true
-				}
+				p.beyond[id] = c
 			}
 		}
-		return false
 	}
-	if !ask(w.candidates) && w.find != nil {
-		known := len(w.candidates)
-		for _, c := range w.find() {
-			w.add(c)
-		}
-		w.find = nil
-		ask(w.candidates[known:])
-	}
-	if p.beyond[nsid] == nil {
-		p.beyond[nsid] = nil // looked for and not found
-	}
-	return p.beyond[nsid]
 }
 
 // neighbours puts the namespaces on the way that the links of one lead to.
@@ -517,10 +514,20 @@ func (n *Namespace) hardware(address netip.Addr, link string) string {
 // because it has it, because it was heard to, or as a proxy. A veth's far end
 // that proxies is how some container networks make a gateway.
 func (n *Namespace) answers(address netip.Addr, link *Link, hardware string) bool {
-	if n.Local(address) != nil || hardware != "" && hardware == link.MAC {
+	if n.has(address, link.Name) || hardware != "" && hardware == link.MAC {
 		return true
 	}
 	return link.Kind == "veth" && (address.Is4() && link.Settings.ProxyARP || address.Is6() && link.Settings.ProxyNDP)
+}
+
+// has reports whether the namespace takes packets for an address that come in
+// by a link. The same link-local address may be on many links.
+func (n *Namespace) has(address netip.Addr, link string) bool {
+	if !address.Is6() || !address.IsLinkLocalUnicast() {
+		return n.Local(address) != nil
+	}
+	found := n.Link(link)
+	return found != nil && slices.ContainsFunc(found.Addresses, func(p netip.Prefix) bool { return p.Addr() == address })
 }
 
 // rest closes what is open for reading only.

@@ -141,7 +141,7 @@ func (r *reader) look(n *Namespace) (map[int]wire, error) {
 		if vrf, ok := source.(*netlink.Vrf); ok {
 			link.VRFTable = int(vrf.Table)
 		}
-		if attrs.ParentIndex == 0 || attrs.ParentIndex == attrs.Index && attrs.NetNsID < 0 {
+		if attrs.ParentIndex == 0 || attrs.ParentIndex == attrs.Index && int32(attrs.NetNsID) < 0 {
 			continue
 		}
 		switch link.Kind {
@@ -152,7 +152,8 @@ func (r *reader) look(n *Namespace) (map[int]wire, error) {
 		default:
 			continue
 		}
-		wires[attrs.Index] = wire{index: attrs.ParentIndex, nsid: attrs.NetNsID}
+		// The library widens the kernel's int32, whose -1 is "no id".
+		wires[attrs.Index] = wire{index: attrs.ParentIndex, nsid: int(int32(attrs.NetNsID))}
 	}
 	for i, source := range links {
 		master, found := position[source.Attrs().MasterIndex]
