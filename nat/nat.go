@@ -31,8 +31,10 @@ type Flow struct {
 	// NetNS is the namespace's name as reports print it.
 	NetNS string
 	// ID is the kernel's id of the entry (CTA_ID); nftables' trace carries
-	// the same number.
-	ID   uint32
+	// the same number. It is a hash: among very many flows two may share one.
+	ID uint32
+	// Zone is the conntrack zone, 0 by default. Where only one direction is in
+	// a zone, it is that one.
 	Zone uint16
 	Mark uint32
 	// Original is the first packet's tuple, Reply the tuple that an answer is
@@ -43,6 +45,9 @@ type Flow struct {
 	TCPState string
 	// Timeout is the time the entry has left to live; 0 when not told.
 	Timeout time.Duration
+	// Started is when the kernel made the entry; zero unless
+	// net.netfilter.nf_conntrack_timestamp was on at that time.
+	Started time.Time
 }
 
 // EventKind is what happened to a flow.
@@ -84,6 +89,21 @@ type Event struct {
 	// Time is the kernel's where it gives one (nf_conntrack_timestamp),
 	// otherwise zero. Received is when pathtrace read the message.
 	Time, Received time.Time
+	// Resync says that no message told this: after messages were lost, a new
+	// dump was compared with what was known. Seq and Time are zero, and what
+	// happened in between is not known.
+	Resync bool
+}
+
+// Filter selects flows. The zero value selects all.
+type Filter struct {
+	// Proto is the flow's protocol; 0 means all.
+	Proto packet.Proto
+}
+
+// match reports whether the flow is selected.
+func (f Filter) match(flow *Flow) bool {
+	return f.Proto == 0 || f.Proto == flow.Original.Proto
 }
 
 // Field is the part of a tuple that was translated.
