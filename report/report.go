@@ -99,6 +99,9 @@ type Verdict struct {
 	Rule       *Rule      `json:"rule,omitempty"`
 	Summary    string     `json:"summary"`
 	Evidence   []string   `json:"evidence"`
+	// Elapsed is the time in nanoseconds from the packet's first sighting to
+	// the answer's arrival at the source; 0 when there was none.
+	Elapsed time.Duration `json:"elapsed_ns,omitempty"`
 }
 
 // Rule is a rule as its owner would find it.
