@@ -22,14 +22,14 @@ const (
 	LinkRaw LinkType = 101
 )
 
-// The EtherTypes that are decoded, for DecodeNetwork.
+// The EtherTypes that are decoded.
 const (
-	EtherTypeIPv4 uint16 = 0x0800
-	EtherTypeARP  uint16 = 0x0806
-	EtherTypeIPv6 uint16 = 0x86dd
-	etherTypeVLAN uint16 = 0x8100 // IEEE 802.1Q
-	etherTypeQinQ uint16 = 0x88a8 // IEEE 802.1ad
-	etherTypeOld  uint16 = 0x9100 // 802.1ad's predecessor, still in use
+	EtherTypeIPv4    uint16 = 0x0800
+	EtherTypeARP     uint16 = 0x0806
+	EtherTypeVLAN    uint16 = 0x8100 // IEEE 802.1Q
+	EtherTypeIPv6    uint16 = 0x86dd
+	EtherTypeQinQ    uint16 = 0x88a8 // IEEE 802.1ad
+	EtherTypeOldQinQ uint16 = 0x9100 // before 802.1ad, still in use
 )
 
 const (
@@ -129,7 +129,7 @@ func (d *decoder) ethernet(h *Header, data []byte, wire int) error {
 }
 
 func (d *decoder) network(h *Header, etherType uint16, data []byte, wire int) error {
-	for etherType == etherTypeVLAN || etherType == etherTypeQinQ || etherType == etherTypeOld {
+	for etherType == EtherTypeVLAN || etherType == EtherTypeQinQ || etherType == EtherTypeOldQinQ {
 		h.EtherType = etherType
 		if d.tag.DecodeFromBytes(data, gopacket.NilDecodeFeedback) != nil {
 			h.HeaderCut, h.PayloadCut = true, true
