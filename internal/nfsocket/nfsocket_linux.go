@@ -46,7 +46,7 @@ const (
 	// groups (NLMSG_GOODSIZE is a page, at most 8 KiB).
 	messageSize = 64 << 10
 
-	ctGetStats = 5 // IPCTNL_MSG_CT_GET_STATS
+	ctGetStats = 4 // IPCTNL_MSG_CT_GET_STATS_CPU
 )
 
 // Config says what to listen to. At least one of Conntrack and Trace is set.
@@ -175,14 +175,14 @@ func (s *Socket) configure(cfg Config, groups []netfilter.NetlinkGroup) error {
 	return nil
 }
 
-// probeConntrack asks how many flows there are. Joining a group loads the
+// probeConntrack asks for conntrack's counters. Joining a group loads the
 // module that sends the events in the background, a request waits for it; so
 // nothing is missed, and a kernel without it is recognised.
 func (s *Socket) probeConntrack() error {
 	request, err := netfilter.MarshalNetlink(netfilter.Header{
 		SubsystemID: netfilter.NFSubsysCTNetlink,
 		MessageType: ctGetStats,
-		Flags:       netlink.Request,
+		Flags:       netlink.Request | netlink.Dump,
 	}, nil)
 	if err != nil {
 		return err
