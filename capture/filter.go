@@ -167,6 +167,10 @@ func address6(p *program, offset uint32, rest []byte) {
 // ends judges by the protocol, which the accumulator holds, and by the ends of
 // the flow. It always returns.
 func (s Selector) ends(p *program, addresses func(), proto bpf.Instruction, at func(offset uint32, size int) bpf.Instruction) {
+	if s.Proto.IsICMP() { // what there is of it was accepted
+		p.reject()
+		return
+	}
 	if s.Proto != 0 {
 		p.when(bpf.JumpNotEqual, uint32(s.Proto), p.reject)
 	}
