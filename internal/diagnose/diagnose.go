@@ -1,0 +1,357 @@
+// Package diagnose says why: from the path of a probe it derives the verdict
+// with its stable code, the findings with fixes that can be pasted, and the
+// limits of what could be seen. It is pure.
+package diagnose
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/pathtrace/pathtrace/internal/path"
+	"github.com/pathtrace/pathtrace/internal/topology"
+	"github.com/pathtrace/pathtrace/report"
+)
+
+// The codes that this package gives. They are a promise to scripts.
+const (
+	OK               = "OK"
+	FilterDrop       = "FILTER_DROP"
+	FilterPolicyDrop = "FILTER_POLICY_DROP"
+	FilterRejected   = "FILTER_REJECTED"
+	BridgeFiltered   = "BRIDGE_FILTERED"
+	Queued           = "QUEUED"
+	NoDefaultRoute   = "NO_DEFAULT_ROUTE"
+	NoRoute          = "NO_ROUTE"
+	Neighbour        = "NEIGHBOUR_UNREACHABLE"
+	MTUExceeded      = "MTU_EXCEEDED"
+	TTLExpired       = "TTL_EXPIRED"
+	NoListener       = "NO_LISTENER"
+	NoReply          = "NO_REPLY"
+	ReplyLostHere    = "REPLY_LOST_HERE"
+	KernelDrop       = "KERNEL_DROP"
+	NotSeen          = "NOT_SEEN"
+	Inconclusive     = "INCONCLUSIVE"
+)
+
+// Input is what the verdict is based on.
+type Input struct {
+	Path     *path.Path
+	Topology *topology.Snapshot
+	Probe    path.Probe
+	// Waited is how long the answer was waited for.
+	Waited  time.Duration
+	Sensors Sensors
+	// SendError is what the kernel told the prober's socket when it sent. It is
+	// never the verdict, only a hint at why nothing was seen.
+	SendError error
+	// Interrupted says that the run was ended before an outcome was known.
+	Interrupted bool
+	// Enter is what has to stand before a command so that it runs in a
+	// namespace ("ip netns exec cnt01"); no entry for the host.
+	Enter map[string]string
+}
+
+// Sensors says what was looked at, by namespace.
+type Sensors struct {
+	// Captured and Traced say that packets, and rules, were watched there and
+	// that nothing was lost. A namespace that is missing was not.
+	Captured, Traced map[string]bool
+}
+
+// Diagnosis is the answer.
+type Diagnosis struct {
+	Verdict  report.Verdict
+	Findings []report.Finding
+	Notes    []string
+}
+
+// Diagnose judges a path.
+func Diagnose(in Input) Diagnosis {
+	d := Diagnosis{Verdict: judge(&in), Findings: []report.Finding{}}
+	if d.Verdict.Evidence == nil {
+		d.Verdict.Evidence = []string{}
+	}
+	if f, ok := filterFinding(&in, &d.Verdict); ok {
+		d.Findings = append(d.Findings, f)
+	}
+	if note := beyond(&in); note != "" {
+		d.Notes = append(d.Notes, note)
+	}
+	return d
+}
+
+// judge finds the verdict: what came back decides first, then where the reply
+// ended, then where the request ended.
+func judge(in *Input) report.Verdict {
+	p := in.Path
+	returned := p.Answer.Kind != path.None && p.Reply.End.Kind == path.Delivered && p.Reply.End.NetNS == in.Probe.NetNS
+	switch {
+	case returned && p.Answer.Kind == path.Reply:
+		return replied(in)
+	case p.Request.End.Kind == path.Dropped:
+		return filtered(in, "request", &p.Request)
+	case returned:
+		return refused(in)
+	case p.Answer.Kind != path.None:
+		return replyEnded(in)
+	}
+	return requestEnded(in)
+}
+
+func replied(in *Input) report.Verdict {
+	p := in.Path
+	v := report.Verdict{
+		Outcome: report.Replied, Leg: "reply", Code: OK, Confidence: report.Observed,
+		NetNS: p.Reply.End.NetNS, Interface: p.Reply.End.Interface, Evidence: p.Reply.End.Evidence,
+		Summary: translationWords(p.Translations),
+	}
+	if p.Request.First != nil && p.Reply.Last != nil {
+		v.Elapsed = p.Reply.Last.Time.Sub(p.Request.First.Time)
+	}
+	if p.Request.End.Kind == path.Left {
+		v.Summary += fmt.Sprintf(" It left %s; what lies beyond is not visible; the answer came back.", exit(&p.Request.End))
+	}
+	return v
+}
+
+// exit says where a packet left what is visible.
+func exit(end *path.End) string {
+	text := fmt.Sprintf("%s at %s", the(end.NetNS), end.Interface)
+	if end.Gateway.IsValid() {
+		text += " towards " + end.Gateway.String()
+	}
+	return text
+}
+
+// the names a namespace in a sentence.
+func the(netns string) string {
+	if netns == "host" {
+		return "the host"
+	}
+	return netns
+}
+
+// translationWords says in a sentence what happened to the addresses.
+func translationWords(all []report.Translation) string {
+	var parts []string
+	for _, t := range all {
+		if t.Leg == "reply" {
+			continue
+		}
+		place := fmt.Sprintf("at %s %s", t.NetNS, t.Interface)
+		if t.NetNS == "host" {
+			place = "on the host at " + t.Interface
+		}
+		parts = append(parts, fmt.Sprintf("%s %s", translatedWord(t), place))
+	}
+	switch len(parts) {
+	case 0:
+		return "No address was translated on the way."
+	case 1:
+		return "The " + parts[0] + "."
+	}
+	return "The " + strings.Join(parts[:len(parts)-1], ", ") + " and " + parts[len(parts)-1] + "."
+}
+
+func translatedWord(t report.Translation) string {
+	word := map[string]string{
+		"masquerade": "masqueraded", "snat": "translated (SNAT)", "dnat": "translated (DNAT)", "redirect": "redirected",
+		"netmap": "mapped (NETMAP)", "nptv6": "prefix-translated (NPTv6)",
+	}[t.Kind]
+	if word == "" {
+		word = "translated"
+	}
+	if t.Kind == "snat" && t.Rule == nil {
+		word = "translated (masquerade or SNAT)"
+	}
+	return fmt.Sprintf("%s was %s", t.Field, word)
+}
+
+// refused judges an exchange that an ICMP error or a reset ended, and that no
+// rule in a visible namespace rejected.
+func refused(in *Input) report.Verdict {
+	p := in.Path
+	v := report.Verdict{
+		Outcome: report.Rejected, Leg: "request", Confidence: report.Observed, Evidence: p.Reply.End.Evidence,
+		NetNS: p.Request.End.NetNS, Interface: p.Request.End.Interface, Mechanism: p.Answer.Text,
+	}
+	if p.Request.First != nil && p.Reply.Last != nil {
+		v.Elapsed = p.Reply.Last.Time.Sub(p.Request.First.Time)
+	}
+	maker := fmt.Sprintf("%s, beyond what is visible,", p.Answer.By)
+	if p.Answer.NetNS != "" {
+		v.NetNS = p.Answer.NetNS
+		maker = fmt.Sprintf("%s (%s)", capital(the(p.Answer.NetNS)), p.Answer.By)
+	}
+	v.Code = refusalCode(in)
+	v.Summary = fmt.Sprintf("%s answered: %s.", maker, p.Answer.Text)
+	return v
+}
+
+// refusalCode reads an ICMP error or reset (RFC 792, RFC 1812, RFC 4443).
+func refusalCode(in *Input) string {
+	if in.Path.Answer.Kind == path.Reset {
+		return NoListener
+	}
+	t := in.Path.Reply.First.Header.Tuple
+	type message struct{ kind, code uint8 }
+	codes := map[message]string{
+		{3, 0}: NoRoute, {3, 1}: Neighbour, {3, 2}: NoListener, {3, 3}: NoListener, {3, 4}: MTUExceeded,
+		{3, 9}: FilterRejected, {3, 10}: FilterRejected, {3, 13}: FilterRejected, {11, 0}: TTLExpired,
+	}
+	if t.Src.Is6() {
+		codes = map[message]string{
+			{1, 0}: NoRoute, {1, 1}: FilterRejected, {1, 3}: Neighbour, {1, 4}: NoListener, {1, 5}: FilterRejected,
+			{1, 6}: FilterRejected, {2, 0}: MTUExceeded, {3, 0}: TTLExpired,
+		}
+	}
+	if code, ok := codes[message{t.ICMPType, t.ICMPCode}]; ok {
+		return code
+	}
+	return KernelDrop
+}
+
+// replyEnded judges an answer that came back and did not reach the source.
+func replyEnded(in *Input) report.Verdict {
+	end := &in.Path.Reply.End
+	what := "The answer"
+	if in.Path.Answer.Kind != path.Reply {
+		what = fmt.Sprintf("The answer (%s from %s)", in.Path.Answer.Text, in.Path.Answer.By)
+	}
+	switch end.Kind {
+	case path.Dropped:
+		return filtered(in, "reply", &in.Path.Reply)
+	case path.Vanished:
+		v := vanished(in, "reply", what, end)
+		if v.Code == KernelDrop {
+			v.Code = ReplyLostHere
+		}
+		return v
+	}
+	v := report.Verdict{
+		Outcome: report.Lost, Leg: "reply", Code: ReplyLostHere, Confidence: report.Observed,
+		NetNS: end.NetNS, Interface: end.Interface, Evidence: end.Evidence,
+		Summary: fmt.Sprintf("%s came back but left %s instead of reaching %s.", what, exit(end), the(in.Probe.NetNS)),
+	}
+	if end.Kind == path.Delivered {
+		v.Outcome = report.Dropped
+		v.Summary = fmt.Sprintf("%s came back and was taken by %s itself instead of being passed on to %s.", what, the(end.NetNS), the(in.Probe.NetNS))
+	}
+	return v
+}
+
+// requestEnded judges a request to which nothing came back.
+func requestEnded(in *Input) report.Verdict {
+	end := &in.Path.Request.End
+	v := report.Verdict{Leg: "request", NetNS: end.NetNS, Interface: end.Interface, Evidence: end.Evidence, Confidence: report.Observed}
+	if in.Interrupted && end.Kind != path.Vanished {
+		v.Outcome, v.Code = report.Inconclusive, Inconclusive
+		v.Summary = "Interrupted before an outcome was known."
+		if end.Kind != path.Unseen {
+			v.Summary += fmt.Sprintf(" The request was last seen in %s at %s.", the(end.NetNS), end.Interface)
+		}
+		return v
+	}
+	switch end.Kind {
+	case path.Unseen:
+		return unseen(in)
+	case path.Vanished:
+		return vanished(in, "request", "The request", end)
+	case path.Delivered:
+		v.Outcome, v.Code, v.Confidence = report.Lost, NoReply, report.Reconstructed
+		v.Summary = fmt.Sprintf("The request was delivered to %s, which sent no answer within %s.", the(end.NetNS), in.Waited)
+	default:
+		v.Outcome, v.Code = report.Lost, NoReply
+		v.Summary = fmt.Sprintf("%s It left %s and no answer came back within %s; what lies beyond is not visible.",
+			translationWords(in.Path.Translations), exit(end), in.Waited)
+	}
+	if blind := blindSpots(in); blind != "" {
+		v.Outcome, v.Code, v.Confidence = report.Inconclusive, Inconclusive, report.Assumed
+		v.Summary += " An answer may have been missed: " + blind + "."
+	}
+	return v
+}
+
+// unseen judges a probe that no sensor saw.
+func unseen(in *Input) report.Verdict {
+	v := report.Verdict{Outcome: report.Unsent, Leg: "request", Code: NotSeen, NetNS: in.Probe.NetNS, Confidence: report.Observed}
+	source := in.Topology.Namespace(in.Probe.NetNS)
+	switch {
+	case !in.Sensors.Captured[in.Probe.NetNS]:
+		v.Outcome, v.Code, v.Confidence = report.Inconclusive, Inconclusive, report.Assumed
+		v.Summary = fmt.Sprintf("Nothing is known: packets could not be watched in %s.", the(in.Probe.NetNS))
+	case source != nil && source.Lookup(topology.Query{Target: in.Topology.Target}).Route == nil:
+		v.Code = NoDefaultRoute
+		v.Summary = fmt.Sprintf("Nothing was sent: %s has no route to %s.", the(in.Probe.NetNS), in.Topology.Target)
+	default:
+		v.Summary = fmt.Sprintf("The request never left %s: no sensor saw it.", the(in.Probe.NetNS))
+	}
+	if in.SendError != nil {
+		v.Mechanism = "the kernel refused to send it: " + in.SendError.Error()
+	}
+	return v
+}
+
+// vanished judges a packet that was seen at one place and not at the next.
+func vanished(in *Input, leg, what string, end *path.End) report.Verdict {
+	last := fmt.Sprintf("%s/%s", end.NetNS, end.Interface)
+	if end.Interface == "" {
+		last = the(end.NetNS)
+	}
+	v := report.Verdict{
+		Outcome: report.Dropped, Leg: leg, Code: KernelDrop, Confidence: report.Reconstructed,
+		NetNS: end.NetNS, Interface: end.Interface, Evidence: end.Evidence,
+		Mechanism: fmt.Sprintf("vanished between %s and %s", last, end.Next),
+		Summary:   fmt.Sprintf("%s vanished between %s and %s. No rule was seen to drop it; the reason is not yet known.", what, last, end.Next),
+	}
+	switch {
+	case !in.Sensors.Captured[end.NetNS]:
+		v.Outcome, v.Code, v.Confidence = report.Inconclusive, Inconclusive, report.Assumed
+		v.Summary = fmt.Sprintf("%s was last seen at %s, but packets were lost by the capture there, so where it ended is not known.", what, last)
+	case !in.Sensors.Traced[end.NetNS]:
+		v.Code = Inconclusive
+		v.Summary = fmt.Sprintf("%s vanished between %s and %s. Rules could not be traced there, so the reason is not known.", what, last, end.Next)
+	}
+	return v
+}
+
+// blindSpots names, in words, the namespaces on the way in which packets may
+// have been missed.
+func blindSpots(in *Input) string {
+	var blind []string
+	for i := range in.Topology.Namespaces {
+		if name := in.Topology.Namespaces[i].Name; !in.Sensors.Captured[name] {
+			blind = append(blind, the(name))
+		}
+	}
+	if len(blind) == 0 {
+		return ""
+	}
+	return "the capture lost packets, or did not run, in " + strings.Join(blind, ", ")
+}
+
+// beyond says where visibility ends.
+func beyond(in *Input) string {
+	end := &in.Path.Request.End
+	if end.Kind != path.Left {
+		return ""
+	}
+	return fmt.Sprintf("What lies beyond %s of %s is not visible from here.", end.Interface, the(end.NetNS))
+}
+
+func capital(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+// addressFamily is nft's word for an address: ip or ip6.
+func addressFamily(a netip.Addr) string {
+	if a.Is4() {
+		return "ip"
+	}
+	return "ip6"
+}

@@ -1,0 +1,158 @@
+package path
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/topology"
+	"github.com/pathtrace/pathtrace/ruletrace"
+)
+
+// answer describes what came back.
+func (j *joiner) answer(kind AnswerKind, t *trail) Answer {
+	a := Answer{Kind: kind, By: t.seed.Tuple.Src}
+	if n := len(t.sightings); n > 0 {
+		a.By = t.sightings[n-1].Header.Tuple.Src
+		if first := t.sightings[0]; first.Direction == capture.Egress {
+			a.NetNS = first.Point.NetNS // it was made where it was first sent
+		}
+	}
+	switch kind {
+	case Error:
+		a.Text = ErrorText(t.seed.Tuple)
+	case Reset:
+		a.Text = "connection refused (RST)"
+	}
+	if a.NetNS == "" {
+		if hits := originHits(t); hits != "" {
+			a.NetNS = hits
+		}
+	}
+	return a
+}
+
+// originHits names the namespace whose output chains an answer went through
+// before it was seen anywhere.
+func originHits(t *trail) string {
+	for netns, hits := range t.hits {
+		if slices.ContainsFunc(hits, func(h ruletrace.Hit) bool { return h.Hook == ruletrace.Output }) {
+			return netns
+		}
+	}
+	return ""
+}
+
+// end judges where a leg ended.
+func (j *joiner) end(t *trail, v *visit, all []element) End {
+	if e, ok := j.ruleEnd(v.netns, all); ok {
+		return e
+	}
+	ns := j.in.Topology.Namespace(v.netns)
+	tracked := slices.ContainsFunc(all, func(e element) bool { return e.step != nil && e.stage == stageConfirm })
+	var last *capture.Sighting
+	var ids []string
+	for i := range all {
+		if all[i].sighting != nil {
+			last = all[i].sighting
+			ids = []string{j.ledger.sighting(last)}
+		}
+	}
+	end := End{NetNS: v.netns, Tracked: tracked, Evidence: ids}
+	if last != nil {
+		end.Tuple = last.Header.Tuple
+	}
+	if last == nil {
+		end.Kind, end.Next = Vanished, "an interface of "+v.netns
+		return end
+	}
+	end.Interface = last.Point.Interface
+	link := ns.Link(last.Point.Interface)
+	if last.Direction == capture.Egress {
+		return j.afterEgress(end, link, last)
+	}
+	if ns.Local(currentTarget(all)) != nil {
+		end.Kind = Delivered
+		return end
+	}
+	end.Kind, end.Next = Vanished, "an outgoing interface of "+v.netns
+	if end.Bridged = j.bridged(last); end.Bridged {
+		end.Next = "another port of " + link.Bridge
+	}
+	return end
+}
+
+// afterEgress judges a leg whose last sighting went out of an interface.
+func (j *joiner) afterEgress(end End, link *topology.Link, last *capture.Sighting) End {
+	switch {
+	case link == nil || link.Kind == "loopback":
+		end.Kind, end.Next = Vanished, "the input of "+end.NetNS
+	case link.Kind == "bridge":
+		end.Kind, end.Next = Vanished, "a port of "+link.Name
+	case link.Peer != nil && link.Peer.NetNS != "" && j.in.Inside[link.Peer.NetNS]:
+		end.Kind, end.Next = Vanished, link.Peer.NetNS+"/"+link.Peer.Interface
+	default:
+		end.Kind = Left
+		if ns := j.in.Topology.Namespace(end.NetNS); ns != nil && link != nil {
+			if route := ns.Lookup(topology.Query{Source: last.Header.Tuple.Src, Target: last.Header.Tuple.Dst}).Route; route != nil && route.Interface == link.Name {
+				end.Gateway = route.Gateway
+			}
+		}
+	}
+	return end
+}
+
+// ruleEnd finds the rule or policy that ended the packet: the last thing that
+// happened to it. A drop after which it was seen again dropped a copy.
+func (j *joiner) ruleEnd(netns string, all []element) (End, bool) {
+	for i := len(all) - 1; i >= 0; i-- {
+		e := &all[i]
+		if e.sighting != nil {
+			return End{}, false
+		}
+		if e.step.hit == nil || (e.step.Kind != "drop" && e.step.Kind != "reject") {
+			continue
+		}
+		end := End{
+			Kind: Dropped, NetNS: netns, Hook: e.step.hit.Hook, Rule: e.step.Rule,
+			Policy: e.step.hit.Kind == ruletrace.HitPolicy, Verdict: e.step.hit.Verdict, Evidence: e.step.Evidence,
+			Tuple: e.step.hit.Header.Tuple,
+		}
+		for k := i; k >= 0; k-- {
+			if all[k].sighting != nil {
+				end.Interface = all[k].sighting.Point.Interface
+				end.Bridged = j.bridged(all[k].sighting)
+				break
+			}
+		}
+		return end, true
+	}
+	return End{}, false
+}
+
+// bridged reports whether a frame that came in by a bridge port is for the
+// hardware address of neither the bridge nor the port: it is not routed here.
+func (j *joiner) bridged(s *capture.Sighting) bool {
+	ns := j.in.Topology.Namespace(s.Point.NetNS)
+	port := ns.Link(s.Point.Interface)
+	if s.Direction != capture.Ingress || port == nil || port.Bridge == "" {
+		return false
+	}
+	bridge := ns.Link(port.Bridge)
+	to := s.Header.EtherDst.String()
+	return bridge != nil && to != bridge.MAC && to != port.MAC
+}
+
+// currentTarget is the destination that the packet had at the end of a stay.
+func currentTarget(all []element) netip.Addr {
+	var target netip.Addr
+	for i := range all {
+		if tuple, ok := all[i].tuple(); ok {
+			target = tuple.Dst
+		}
+		if s := all[i].step; s != nil && s.after.Dst.IsValid() {
+			target = s.after.Dst
+		}
+	}
+	return target
+}

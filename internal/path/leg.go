@@ -1,0 +1,328 @@
+package path
+
+import (
+	"slices"
+
+	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/nat"
+	"github.com/pathtrace/pathtrace/packet"
+	"github.com/pathtrace/pathtrace/report"
+	"github.com/pathtrace/pathtrace/ruletrace"
+)
+
+// Join builds the path of a probe from everything that was seen.
+func Join(in Input) *Path {
+	j := &joiner{in: &in, ledger: newLedger()}
+	request := requestTrail(&in)
+	reply, kind := replyTrail(&in, &request)
+
+	p := &Path{}
+	p.Request = j.leg("request", &request)
+	if kind != None {
+		p.Reply = j.leg("reply", &reply)
+		p.Answer = j.answer(kind, &reply)
+	}
+	p.Translations = j.translations
+	p.Evidence = j.ledger.entries
+	return p
+}
+
+type joiner struct {
+	in           *Input
+	ledger       *ledger
+	translations []report.Translation
+}
+
+// step is a report step with what the end of the leg is judged by.
+type step struct {
+	report.Step
+	hit *ruletrace.Hit
+	// after is the packet's tuple behind a translation.
+	after packet.Tuple
+}
+
+// leg builds one direction.
+func (j *joiner) leg(name string, t *trail) Leg {
+	var leg Leg
+	if n := len(t.sightings); n > 0 {
+		leg.First, leg.Last = &t.sightings[0], &t.sightings[n-1]
+		leg.Packet = Describe(&leg.First.Header)
+	}
+	stays := j.stays(name, t)
+	var last []element
+	for i, stay := range stays {
+		last = j.elements(name, t, &stay.visit, stay.hits, i == 0)
+		leg.Hops = append(leg.Hops, j.hops(t, stay.netns, last)...)
+	}
+	if len(stays) == 0 {
+		leg.End = End{Kind: Unseen}
+		return leg
+	}
+	leg.End = j.end(t, &stays[len(stays)-1].visit, last)
+	if leg.End.Kind == Delivered && len(leg.Hops) > 0 {
+		hop := &leg.Hops[len(leg.Hops)-1]
+		hop.Steps = append(hop.Steps, report.Step{
+			Kind: "deliver", Text: "delivered to " + hop.NetNS, Confidence: report.Reconstructed, Evidence: leg.End.Evidence,
+		})
+	}
+	return leg
+}
+
+// stay is a visit with the rule hits that belong to it.
+type stay struct {
+	visit
+	hits []ruletrace.Hit
+}
+
+// stays are the visits of a packet in path order. A namespace in which only
+// rules saw the packet (dropped before it reached an interface) is a stay too.
+func (j *joiner) stays(leg string, t *trail) []stay {
+	var all []stay
+	for _, v := range visits(t.sightings) {
+		all = append(all, stay{visit: v})
+	}
+	for _, netns := range j.netnsOrder(leg) {
+		hits := t.hits[netns]
+		if len(hits) == 0 {
+			continue
+		}
+		var here []int
+		for i := range all {
+			if all[i].netns == netns {
+				here = append(here, i)
+			}
+		}
+		if len(here) == 0 {
+			at := j.place(leg, netns, all)
+			all = slices.Insert(all, at, stay{visit: visit{netns: netns}, hits: hits})
+			continue
+		}
+		j.assign(hits, all, here)
+	}
+	return all
+}
+
+// netnsOrder lists the namespaces in the order in which the leg meets them.
+func (j *joiner) netnsOrder(leg string) []string {
+	var names []string
+	for i := range j.in.Topology.Namespaces {
+		names = append(names, j.in.Topology.Namespaces[i].Name)
+	}
+	if leg == "reply" {
+		slices.Reverse(names)
+	}
+	return names
+}
+
+// place finds where a namespace without sightings stands among the stays.
+func (j *joiner) place(leg, netns string, all []stay) int {
+	names := j.netnsOrder(leg)
+	own := slices.Index(names, netns)
+	at := slices.IndexFunc(all, func(s stay) bool { return slices.Index(names, s.netns) > own })
+	if at < 0 {
+		return len(all)
+	}
+	return at
+}
+
+// assign distributes the hits of one namespace over its stays: within each
+// socket hits are in the kernel's order, so a step back in the hook order is
+// the next stay, and so is an ingress interface that the stay does not have.
+func (j *joiner) assign(hits []ruletrace.Hit, all []stay, here []int) {
+	type cursor struct {
+		at   int
+		last stage
+	}
+	cursors := map[bool]*cursor{false: {}, true: {}}
+	for _, h := range hits {
+		c := cursors[h.Legacy]
+		place := j.hitStage(&h, nil)
+		fits := func(i int) bool { return j.entersBy(&all[here[i]].visit, h.Ingress) }
+		if c.at+1 < len(here) && (place < c.last || (!fits(c.at) && fits(c.at+1))) {
+			c.at++
+		}
+		c.last = place
+		stay := &all[here[c.at]]
+		stay.hits = append(stay.hits, h)
+	}
+}
+
+// entersBy reports whether a stay may have begun at the interface: it was seen
+// there, or on a port of it, or nothing contradicts.
+func (j *joiner) entersBy(v *visit, iface string) bool {
+	if iface == "" || len(v.sightings) == 0 {
+		return true
+	}
+	ns := j.in.Topology.Namespace(v.netns)
+	return slices.ContainsFunc(v.sightings, func(s capture.Sighting) bool {
+		link := ns.Link(s.Point.Interface)
+		return s.Direction == capture.Ingress && (s.Point.Interface == iface || (link != nil && link.Bridge == iface))
+	})
+}
+
+// elements are everything that happened during a stay, in the kernel's order.
+func (j *joiner) elements(leg string, t *trail, v *visit, hits []ruletrace.Hit, first bool) []element {
+	var all []element
+	for i := range v.sightings {
+		all = append(all, element{stage: j.sightingStage(&v.sightings[i]), sighting: &v.sightings[i]})
+	}
+	for i := range hits {
+		if s := j.hitStep(&hits[i]); s != nil {
+			all = append(all, element{
+				stage: j.hitStage(&hits[i], v), priority: hits[i].Priority,
+				group: boolInt(hits[i].Legacy), seq: hits[i].Seq, step: s,
+			})
+		}
+	}
+	slices.SortStableFunc(all, compareElements)
+
+	all = j.translate(leg, t, v, all)
+	all = append(all, j.conntrack(leg, t, v)...)
+	origin := first && leg == "request"
+	if e := j.route(v, all, origin); e != nil && (!origin || len(hits) > 0) {
+		all = append(all, *e)
+	}
+	slices.SortStableFunc(all, compareElements)
+	return all
+}
+
+func boolInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (j *joiner) sightingStage(s *capture.Sighting) stage {
+	link := linkOf(s.Point, j.in.Topology)
+	bridge := link != nil && link.Kind == "bridge"
+	switch {
+	case s.Direction == capture.Ingress && bridge:
+		return stageBridgeDevice
+	case s.Direction == capture.Ingress:
+		return stageIngress
+	case bridge:
+		return stageBridgeEgress
+	}
+	return stageEgress
+}
+
+// hitStage places a hit. Where br_netfilter hands bridged packets to IP, their
+// prerouting comes before the bridge device's tap.
+func (j *joiner) hitStage(h *ruletrace.Hit, v *visit) stage {
+	bridge := h.Rule.Family == "bridge"
+	switch h.Hook {
+	case ruletrace.IngressHook:
+		return stageNetdevIngress
+	case ruletrace.Prerouting:
+		if bridge {
+			return stageBridgePrerouting
+		}
+		if v != nil && j.bridgedIn(v, &h.Header) {
+			return stageBridgedPrerouting
+		}
+		return stagePrerouting
+	case ruletrace.Input:
+		if bridge {
+			return stageBridgeInput
+		}
+		return stageInput
+	case ruletrace.Forward:
+		if bridge {
+			return stageBridgeForward
+		}
+		return stageForward
+	case ruletrace.Output:
+		if bridge {
+			return stageBridgePostrouting
+		}
+		return stageOutput
+	case ruletrace.Postrouting:
+		if bridge {
+			return stageBridgePostrouting
+		}
+		return stagePostrouting
+	case ruletrace.EgressHook:
+		return stageNetdevEgress
+	}
+	return stageForward
+}
+
+// bridgedIn reports whether a stay began at a bridge port in a namespace whose
+// br_netfilter calls IP's prerouting from the bridge.
+func (j *joiner) bridgedIn(v *visit, h *packet.Header) bool {
+	ns := j.in.Topology.Namespace(v.netns)
+	if ns == nil || len(v.sightings) == 0 || v.sightings[0].Direction != capture.Ingress {
+		return false
+	}
+	link := ns.Link(v.sightings[0].Point.Interface)
+	if link == nil || link.Bridge == "" {
+		return false
+	}
+	if h.Version == 4 {
+		return ns.BridgeNF.IPv4
+	}
+	return ns.BridgeNF.IPv6
+}
+
+// hitStep says what a hit did; nil for the ends of chains, which did nothing.
+func (j *joiner) hitStep(h *ruletrace.Hit) *step {
+	if h.Kind == ruletrace.HitReturn {
+		return nil
+	}
+	s := &step{hit: h, Step: report.Step{
+		Kind: "rule", Hook: string(h.Hook), Rule: Rule(h.Rule), Text: h.Rule.Text,
+		Confidence: report.Observed, Evidence: []string{j.ledger.hit(h)}, Dull: true,
+	}}
+	if h.Kind == ruletrace.HitPolicy {
+		s.Kind = "policy"
+	}
+	switch h.Verdict {
+	case ruletrace.Drop:
+		s.Kind, s.Dull = "drop", false
+	case ruletrace.Reject:
+		s.Kind, s.Dull = "reject", false
+	case ruletrace.Queue:
+		s.Dull = false
+	}
+	return s
+}
+
+// conntrack adds what the kernel's connection tracking said: NEW with the
+// request's confirmation, an update with the answer that caused it.
+func (j *joiner) conntrack(leg string, t *trail, v *visit) []element {
+	var all []element
+	for _, e := range t.flows[v.netns] {
+		translated := len(e.Flow.Translations()) > 0
+		s := &step{Step: report.Step{Kind: "conntrack", Confidence: report.Observed, Dull: !translated}}
+		at := element{seq: e.Seq, step: s, priority: -200}
+		switch {
+		case e.Kind == nat.New && leg == "request":
+			s.Text, at.stage = "NEW", stageConfirm
+		case e.Kind == nat.Existing && leg == "request":
+			s.Text, at.stage = "flow is older than this trace", stagePrerouting
+			s.Dull = false
+		case e.Kind == nat.Update && leg == "reply" && !errorTrail(t):
+			s.Text, at.stage = "UPDATE (answer seen)", stagePrerouting
+			s.Dull = true
+		default:
+			continue
+		}
+		s.Evidence = []string{j.ledger.event(&e)}
+		all = append(all, at)
+	}
+	return all
+}
+
+func errorTrail(t *trail) bool { return t.seed.IsICMPError() }
+
+// tuple is the packet's as the element shows it.
+func (e *element) tuple() (packet.Tuple, bool) {
+	switch {
+	case e.sighting != nil:
+		return e.sighting.Header.Tuple, true
+	case e.step != nil && e.step.hit != nil:
+		return e.step.hit.Header.Tuple, e.step.hit.Header.Tuple.Src.IsValid()
+	}
+	return packet.Tuple{}, false
+}

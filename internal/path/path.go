@@ -1,0 +1,125 @@
+// Package path is the join: from what the sensors saw of one probe it builds
+// the way of the request and of the reply, hop by hop, with the rules that the
+// packet met and the translations that were done.
+//
+// It is pure: no I/O, no clock. Every statement that it makes names its
+// evidence and how it is known (report.Confidence).
+package path
+
+import (
+	"net/netip"
+
+	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/topology"
+	"github.com/pathtrace/pathtrace/nat"
+	"github.com/pathtrace/pathtrace/packet"
+	"github.com/pathtrace/pathtrace/report"
+	"github.com/pathtrace/pathtrace/ruletrace"
+)
+
+// Input is everything that is known about a probe.
+type Input struct {
+	Probe     Probe
+	Topology  *topology.Snapshot
+	Sightings []capture.Sighting
+	Events    []nat.Event
+	// Hits are resolved: they carry hook, priority, text and verdict.
+	Hits []ruletrace.Hit
+	// Inside says which namespaces were looked into with a packet capture that
+	// works: only there is "not seen" a statement.
+	Inside map[string]bool
+}
+
+// Probe is the packet that was sent, as it is known before it is seen.
+type Probe struct {
+	NetNS string
+	Tuple packet.Tuple
+	// ICMPSeq and Nonce identify an echo request: the nonce is the start of
+	// its data, which no NAT changes. Unused for TCP.
+	ICMPSeq uint16
+	Nonce   []byte
+}
+
+// Path is the way of one probe and of what came back.
+type Path struct {
+	Request, Reply Leg
+	// Answer says what the reply leg is: an answer of the target, or an ICMP
+	// error or reset that ended the exchange.
+	Answer       Answer
+	Translations []report.Translation
+	Evidence     []report.Evidence
+}
+
+// Leg is one direction.
+type Leg struct {
+	Hops []report.Hop
+	End  End
+	// Packet describes the packet in its protocol's words; empty when it was
+	// not seen.
+	Packet string
+	// First and Last are the packet as it was first and last seen.
+	First, Last *capture.Sighting
+}
+
+// Answer is the kind of packet that came back.
+type Answer struct {
+	Kind AnswerKind
+	// By is the source of the ICMP error or reset as the prober sees it, Text
+	// what it says.
+	By   netip.Addr
+	Text string
+	// NetNS is the namespace that made the error, empty when it came from
+	// beyond what is visible.
+	NetNS string
+}
+
+// AnswerKind tells answers apart.
+type AnswerKind string
+
+// The kinds of answers. None: nothing that belongs to the probe came back.
+const (
+	None  AnswerKind = ""
+	Reply AnswerKind = "reply"
+	Error AnswerKind = "icmp error"
+	Reset AnswerKind = "reset"
+)
+
+// EndKind says how a leg ended.
+type EndKind string
+
+// The ends of a leg.
+const (
+	// Unseen: no sensor saw the packet anywhere.
+	Unseen EndKind = "unseen"
+	// Delivered: it reached an address of the namespace it is in, and no rule
+	// there dropped it.
+	Delivered EndKind = "delivered"
+	// Left: it went out of an interface behind which nothing is visible.
+	Left EndKind = "left"
+	// Dropped: a rule or policy dropped or rejected it.
+	Dropped EndKind = "dropped"
+	// Vanished: it was seen, and not where it had to be seen next.
+	Vanished EndKind = "vanished"
+)
+
+// End is where and how a leg ended.
+type End struct {
+	Kind             EndKind
+	NetNS, Interface string
+	// Hook, Rule, Policy and Verdict are set for Dropped: the rule, or the
+	// chain's policy, that did it.
+	Hook    ruletrace.Hook
+	Rule    *report.Rule
+	Policy  bool
+	Verdict ruletrace.Verdict
+	// Tuple is the packet's when it ended; Bridged says that it was on its way
+	// from port to port of one bridge, not to be routed.
+	Tuple   packet.Tuple
+	Bridged bool
+	// Next is the place where a vanished packet had to be seen next, in words;
+	// Tracked says that conntrack had already confirmed its flow.
+	Next     string
+	Tracked  bool
+	Gateway  netip.Addr
+	Evidence []string
+}

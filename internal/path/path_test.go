@@ -1,0 +1,397 @@
+package path_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/path"
+	"github.com/pathtrace/pathtrace/internal/topology"
+	"github.com/pathtrace/pathtrace/nat"
+	"github.com/pathtrace/pathtrace/packet"
+	"github.com/pathtrace/pathtrace/report"
+	"github.com/pathtrace/pathtrace/ruletrace"
+)
+
+const (
+	containerAddr = "fd5a:ceb9:ed8d:1::2"
+	hostAddr      = "fd5a:ceb9:ed8d:fe0a:ed57:61d8:20eb:aba5"
+	publicAddr    = "2001:db8:ff66:1:77e4:61d8:20eb:aba5"
+	targetAddr    = "2001:4860:4860::8888"
+	bridgeMAC     = "02:00:00:00:00:b0"
+	containerMAC  = "02:00:00:00:00:c1"
+)
+
+var (
+	nonce = []byte("sixteen  random!")
+	start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+)
+
+// bed is a container behind a bridge of the host, and a gateway.
+type bed struct {
+	in    path.Input
+	ticks int
+	rings map[string]uint64
+	seq   uint64
+}
+
+func newBed() *bed {
+	veth := func(index int, name, bridge, mac, peerNS, peer string, role capture.Role) topology.Link {
+		l := topology.Link{Index: index, Name: name, Kind: "veth", Bridge: bridge, MAC: mac, Role: role, Up: true, Carrier: true}
+		if peer != "" {
+			l.Peer = &topology.Peer{NetNS: peerNS, Interface: peer}
+		}
+		return l
+	}
+	b := &bed{rings: make(map[string]uint64)}
+	container := veth(2, "eth0", "", containerMAC, "host", "veth0", capture.RoleContainer)
+	container.Addresses = []netip.Prefix{netip.MustParsePrefix(containerAddr + "/64")}
+	uplink := veth(5, "ens192", "", "02:00:00:00:00:05", "gateway", "zTrust", capture.RoleUplink)
+	uplink.Addresses = []netip.Prefix{netip.MustParsePrefix(hostAddr + "/64")}
+	outside := veth(3, "zUntrust", "", "02:00:00:00:00:07", "", "", capture.RoleRouter)
+	outside.Peer = &topology.Peer{} // a peer that cannot be entered
+	b.in = path.Input{
+		Probe: path.Probe{NetNS: "cnt01", ICMPSeq: 1, Nonce: nonce, Tuple: echo(containerAddr, targetAddr, false)},
+		Topology: &topology.Snapshot{Source: "cnt01", Target: netip.MustParseAddr(targetAddr), Namespaces: []topology.Namespace{
+			{Name: "cnt01", Links: []topology.Link{container}},
+			{Name: "host", BridgeNF: topology.BridgeNF{IPv4: true, IPv6: true}, Links: []topology.Link{
+				veth(3, "veth0", "br0", "02:00:00:00:00:03", "cnt01", "eth0", capture.RoleVeth),
+				veth(6, "veth1", "br0", "02:00:00:00:00:06", "cnt02", "eth0", capture.RoleVeth),
+				{Index: 4, Name: "br0", Kind: "bridge", MAC: bridgeMAC, Role: capture.RoleBridge}, uplink,
+			}},
+			{Name: "gateway", Links: []topology.Link{veth(2, "zTrust", "", "02:00:00:00:00:06", "host", "ens192", capture.RoleRouter), outside}},
+			{Name: "cnt02", Links: []topology.Link{veth(2, "eth0", "", "02:00:00:00:00:c2", "host", "veth1", capture.RoleContainer)}},
+		}},
+		Inside: map[string]bool{"cnt01": true, "host": true, "gateway": true, "cnt02": true},
+	}
+	return b
+}
+
+func echo(from, to string, reply bool) packet.Tuple {
+	t := packet.Tuple{Proto: packet.ICMPv6, Src: netip.MustParseAddr(from), Dst: netip.MustParseAddr(to), ICMPType: packet.EchoRequestV6, ICMPID: 38}
+	if reply {
+		t.ICMPType = packet.EchoReplyV6
+	}
+	return t
+}
+
+func header(t packet.Tuple) packet.Header {
+	return packet.Header{
+		Version: 6, Tuple: t, TTL: 64, PayloadLength: 64, ICMPSeq: 1, Checksum: 0x1234,
+		Payload: append(bytes.Clone(nonce), "0123456789abcdef0123456789abcdef01234567"...),
+	}
+}
+
+// see adds a sighting, a microsecond after the one before; to is the frame's
+// destination where that matters.
+func (b *bed) see(point string, direction capture.Direction, h packet.Header, to ...string) {
+	netns, iface, _ := strings.Cut(point, "/")
+	b.ticks++
+	b.rings[netns]++
+	link := b.in.Topology.Namespace(netns).Link(iface)
+	if len(to) > 0 {
+		for i := range 6 {
+			fmt.Sscanf(to[0][3*i:], "%02x", &h.EtherDst[i]) //nolint:errcheck // a constant of this file
+		}
+	}
+	b.in.Sightings = append(b.in.Sightings, capture.Sighting{
+		Point: capture.Point{NetNS: netns, Interface: iface, Index: link.Index, Role: link.Role},
+		Time:  start.Add(time.Duration(b.ticks) * time.Microsecond), Number: b.rings[netns], Direction: direction, Length: 118, Header: h,
+	})
+}
+
+// hit adds a rule hit of nftables: no payload, as the kernel gives it.
+func (b *bed) hit(netns string, hook ruletrace.Hook, priority int, chainType string, verdict ruletrace.Verdict, t packet.Tuple, text string) {
+	b.seq++
+	h := header(t)
+	h.Payload, h.PayloadCut = nil, true
+	kind := ruletrace.HitRule
+	if strings.HasPrefix(text, "policy") {
+		kind = ruletrace.HitPolicy
+	}
+	b.in.Hits = append(b.in.Hits, ruletrace.Hit{
+		NetNS: netns, Seq: b.seq, Kind: kind, Verdict: verdict, Hook: hook, Priority: priority, ChainType: chainType, Header: h,
+		Rule: ruletrace.Rule{Backend: ruletrace.NFT, Family: "ip6", Table: "t", Chain: "c", Handle: 7, Text: text},
+	})
+}
+
+func (b *bed) event(netns string, kind nat.EventKind, original, reply packet.Tuple) {
+	b.seq++
+	b.in.Events = append(b.in.Events, nat.Event{Kind: kind, Seq: b.seq, Flow: nat.Flow{
+		NetNS: netns, ID: 99, Original: original, Reply: reply, Status: nat.StatusConfirmed | nat.StatusSrcNAT,
+	}})
+}
+
+// sendOut is the request on its way from the container to the uplink.
+func (b *bed) sendOut() {
+	request := echo(containerAddr, targetAddr, false)
+	b.see("cnt01/eth0", capture.Egress, header(request))
+	b.see("host/veth0", capture.Ingress, header(request), bridgeMAC)
+	b.see("host/br0", capture.Ingress, header(request), bridgeMAC)
+}
+
+func (b *bed) masquerade() {
+	request := echo(containerAddr, targetAddr, false)
+	b.hit("host", ruletrace.Postrouting, 100, "nat", ruletrace.Accept, request, `oifname != "lo" masquerade`)
+	b.event("host", nat.New, request, echo(targetAddr, hostAddr, true))
+	b.see("host/ens192", capture.Egress, header(echo(hostAddr, targetAddr, false)))
+}
+
+// describe puts a leg into lines that a test can compare: places, and the
+// steps that are not dull.
+func describe(l path.Leg) []string {
+	var lines []string
+	for _, h := range l.Hops {
+		lines = append(lines, fmt.Sprintf("%s/%s %s %s", h.NetNS, h.Interface, h.Direction, h.Tuple.Source))
+		for _, s := range h.Steps {
+			if !s.Dull {
+				lines = append(lines, fmt.Sprintf("  %s: %s [%s]", s.Kind, s.Text, s.Confidence))
+			}
+		}
+	}
+	return append(lines, "end: "+string(l.End.Kind))
+}
+
+func TestJoinFollowsTranslations(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	b.masquerade()
+	b.see("gateway/zTrust", capture.Ingress, header(echo(hostAddr, targetAddr, false)))
+	b.see("gateway/zUntrust", capture.Egress, header(echo(publicAddr, targetAddr, false)))
+	b.see("gateway/zUntrust", capture.Ingress, header(echo(targetAddr, publicAddr, true)))
+	b.see("gateway/zTrust", capture.Egress, header(echo(targetAddr, hostAddr, true)))
+	b.see("host/ens192", capture.Ingress, header(echo(targetAddr, hostAddr, true)))
+	b.see("host/br0", capture.Egress, header(echo(targetAddr, containerAddr, true)))
+	b.see("host/veth0", capture.Egress, header(echo(targetAddr, containerAddr, true)))
+	b.see("cnt01/eth0", capture.Ingress, header(echo(targetAddr, containerAddr, true)), containerMAC)
+	got := path.Join(b.in)
+
+	if !packet.ChecksumNeutral(netip.MustParseAddr(hostAddr), netip.MustParseAddr(publicAddr)) {
+		t.Fatal("the test's own addresses are not those of an RFC 6296 translation")
+	}
+	want := []string{
+		"cnt01/eth0 egress " + containerAddr,
+		"host/veth0 ingress " + containerAddr,
+		"host/br0 ingress " + containerAddr,
+		"  route: not determined by the tables; it left by ens192 [assumed]",
+		"  nat: source " + containerAddr + " → " + hostAddr + " [observed]",
+		"  conntrack: NEW [observed]",
+		"host/ens192 egress " + hostAddr,
+		"gateway/zTrust ingress " + hostAddr,
+		"  route: not determined by the tables; it left by zUntrust [assumed]",
+		"  nat: source " + hostAddr + " → " + publicAddr + " (NPTv6: the checksum stayed; the rule was not seen) [reconstructed]",
+		"gateway/zUntrust egress " + publicAddr,
+		"end: left",
+	}
+	if diff := cmp.Diff(want, describe(got.Request)); diff != "" {
+		t.Errorf("request (-want +got):\n%s", diff)
+	}
+	want = []string{
+		"gateway/zUntrust ingress " + targetAddr,
+		"  nat: destination " + publicAddr + " → " + hostAddr + " (NPTv6: the checksum stayed; the rule was not seen) [reconstructed]",
+		"  route: not determined by the tables; it left by zTrust [assumed]",
+		"gateway/zTrust egress " + targetAddr,
+		"host/ens192 ingress " + targetAddr,
+		"  nat: destination " + hostAddr + " → " + containerAddr + " (masquerade undone) [observed]",
+		"  route: not determined by the tables; it left by br0 [assumed]",
+		"host/br0 egress " + targetAddr,
+		"host/veth0 egress " + targetAddr,
+		"cnt01/eth0 ingress " + targetAddr,
+		"  deliver: delivered to cnt01 [reconstructed]",
+		"end: delivered",
+	}
+	if diff := cmp.Diff(want, describe(got.Reply)); diff != "" {
+		t.Errorf("reply (-want +got):\n%s", diff)
+	}
+	var kinds []string
+	for _, tr := range got.Translations {
+		kinds = append(kinds, fmt.Sprintf("%s %s %s %s %s", tr.Kind, tr.NetNS, tr.Leg, tr.Field, tr.Confidence))
+	}
+	if diff := cmp.Diff([]string{
+		"masquerade host request source observed", "nptv6 gateway request source reconstructed", "nptv6 gateway reply destination reconstructed",
+	}, kinds); diff != "" {
+		t.Errorf("translations (-want +got):\n%s", diff)
+	}
+}
+
+func TestChangeThatIsNotNeutralIsNotNPTv6(t *testing.T) {
+	b := newBed()
+	b.see("gateway/zTrust", capture.Ingress, header(echo(hostAddr, targetAddr, false)))
+	b.see("gateway/zUntrust", capture.Egress, header(echo("2001:db8:ff66:1::77", targetAddr, false)))
+	got := path.Join(b.in)
+	if len(got.Translations) != 1 || got.Translations[0].Kind != "unknown" {
+		t.Errorf("got %+v, want one translation of unknown kind", got.Translations)
+	}
+}
+
+func TestDropEndsTheLeg(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	b.hit("host", ruletrace.Forward, 0, "filter", ruletrace.Drop, b.in.Probe.Tuple, "policy drop")
+	got := path.Join(b.in).Request.End
+	if got.Kind != path.Dropped || !got.Policy || got.NetNS != "host" || got.Interface != "br0" || got.Hook != ruletrace.Forward {
+		t.Errorf("got end %+v, want the policy's drop on the host behind br0", got)
+	}
+}
+
+func TestDropOfACopyIsNoEnd(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	b.hit("host", ruletrace.Forward, 0, "filter", ruletrace.Drop, b.in.Probe.Tuple, "drop")
+	b.masquerade()
+	if got := path.Join(b.in).Request.End.Kind; got == path.Dropped {
+		t.Errorf("the packet was seen behind the drop, and still it is called %s", got)
+	}
+}
+
+func TestDropBeforeAnyInterface(t *testing.T) {
+	b := newBed()
+	b.hit("cnt01", ruletrace.Output, 0, "filter", ruletrace.Drop, b.in.Probe.Tuple, "drop")
+	got := path.Join(b.in).Request
+	want := []string{"cnt01/ egress " + containerAddr, "  drop: drop [observed]", "end: dropped"}
+	if diff := cmp.Diff(want, describe(got)); diff != "" {
+		t.Errorf("request (-want +got):\n%s", diff)
+	}
+}
+
+func TestVanishedBetweenTwoPoints(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	got := path.Join(b.in).Request.End
+	if got.Kind != path.Vanished || got.Interface != "br0" || got.Next != "an outgoing interface of host" {
+		t.Errorf("got %+v, want vanished behind br0", got)
+	}
+}
+
+func TestTopologyBreaksTies(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	for i := range b.in.Sightings {
+		b.in.Sightings[i].Time = start
+	}
+	// What arrives first says nothing.
+	b.in.Sightings[0], b.in.Sightings[2] = b.in.Sightings[2], b.in.Sightings[0]
+	var got []string
+	for _, h := range path.Join(b.in).Request.Hops {
+		got = append(got, h.Interface)
+	}
+	if diff := cmp.Diff([]string{"eth0", "veth0", "br0"}, got); diff != "" {
+		t.Errorf("order (-want +got):\n%s", diff)
+	}
+}
+
+func TestFloodedCopyIsNoHop(t *testing.T) {
+	b := newBed()
+	b.in.Probe.Tuple = echo(targetAddr, containerAddr, false) // from outside to the container
+	b.in.Probe.NetNS = "host"
+	h := header(b.in.Probe.Tuple)
+	b.see("host/br0", capture.Egress, h, containerMAC)
+	b.see("host/veth0", capture.Egress, h, containerMAC)
+	b.see("host/veth1", capture.Egress, h, containerMAC)
+	b.see("cnt02/eth0", capture.Ingress, h, containerMAC)
+	b.see("cnt01/eth0", capture.Ingress, h, containerMAC)
+	got := path.Join(b.in).Request
+	want := []string{
+		"host/br0 egress " + targetAddr, "host/veth0 egress " + targetAddr, "cnt01/eth0 ingress " + targetAddr,
+		"  deliver: delivered to cnt01 [reconstructed]", "end: delivered",
+	}
+	if diff := cmp.Diff(want, describe(got)); diff != "" {
+		t.Errorf("request (-want +got):\n%s", diff)
+	}
+}
+
+func TestRetransmissionIsAnotherPacket(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	b.sendOut() // the same content once more, as IPv6 retransmissions have
+	got := path.Join(b.in).Request
+	if len(got.Hops) != 3 || got.End.Kind != path.Vanished {
+		t.Errorf("got %v, want the first packet only, which vanished", describe(got))
+	}
+}
+
+func TestLaterPacketOfAFlow(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	b.masquerade()
+	first := len(b.in.Sightings)
+	second := func(t packet.Tuple) packet.Header {
+		h := header(t)
+		h.ICMPSeq = 2
+		return h
+	}
+	request := b.in.Probe.Tuple
+	b.see("cnt01/eth0", capture.Egress, second(request))
+	b.see("host/veth0", capture.Ingress, second(request), bridgeMAC)
+	b.see("host/br0", capture.Ingress, second(request), bridgeMAC)
+	b.see("host/ens192", capture.Egress, second(echo(hostAddr, targetAddr, false)))
+	b.in.Probe.ICMPSeq = 2
+	got := path.Join(b.in)
+	if len(got.Request.Hops) != len(b.in.Sightings)-first {
+		t.Fatalf("got %v", describe(got.Request))
+	}
+	tr := got.Translations
+	if len(tr) != 1 || tr[0].Kind != "masquerade" || tr[0].Confidence != report.Reconstructed || tr[0].Rule == nil {
+		t.Errorf("got %+v, want the rule of the flow's first packet, reconstructed", tr)
+	}
+}
+
+func TestBridgeNFOrder(t *testing.T) {
+	for _, on := range []bool{true, false} {
+		b := newBed()
+		b.in.Topology.Namespace("host").BridgeNF.IPv6 = on
+		b.sendOut()
+		b.hit("host", ruletrace.Prerouting, -300, "filter", ruletrace.Accept, b.in.Probe.Tuple, "counter accept")
+		var got []string
+		for _, h := range path.Join(b.in).Request.Hops[1:] {
+			got = append(got, fmt.Sprintf("%s %d", h.Interface, len(h.Steps)))
+		}
+		want := []string{"veth0 1", "br0 1"} // prerouting, then the bridge's tap; the route last
+		if !on {
+			want = []string{"veth0 0", "br0 2"}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("br_netfilter %v (-want +got):\n%s", on, diff)
+		}
+	}
+}
+
+func TestICMPErrorIsJoinedByItsQuote(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	b.masquerade()
+	failure := func(to, quotedSource string) packet.Header {
+		quoted := header(echo(quotedSource, targetAddr, false))
+		return packet.Header{
+			Version: 6, PayloadLength: 112, Quoted: &quoted, TTL: 64,
+			Tuple: packet.Tuple{Proto: packet.ICMPv6, Src: netip.MustParseAddr("2001:db8::1"), Dst: netip.MustParseAddr(to), ICMPType: 1, ICMPCode: 3},
+		}
+	}
+	b.see("host/ens192", capture.Ingress, failure(hostAddr, hostAddr))
+	b.see("host/br0", capture.Egress, failure(containerAddr, containerAddr))
+	b.see("host/veth0", capture.Egress, failure(containerAddr, containerAddr))
+	b.see("cnt01/eth0", capture.Ingress, failure(containerAddr, containerAddr), containerMAC)
+	got := path.Join(b.in)
+	if got.Answer.Kind != path.Error || got.Answer.By.String() != "2001:db8::1" || got.Answer.Text != "address unreachable (type 1 code 3)" {
+		t.Errorf("got answer %+v", got.Answer)
+	}
+	if got.Reply.End.Kind != path.Delivered || len(got.Reply.Hops) != 4 {
+		t.Errorf("got %v", describe(got.Reply))
+	}
+}
+
+func TestStrangersHitIsNotOurs(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	stranger := echo("fd00::99", "fd00::1", false)
+	b.hit("host", ruletrace.Forward, 0, "filter", ruletrace.Drop, stranger, "drop")
+	if got := path.Join(b.in).Request.End.Kind; got != path.Vanished {
+		t.Errorf("a stranger's drop ended the leg: %s", got)
+	}
+}

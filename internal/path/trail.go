@@ -1,0 +1,239 @@
+package path
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/topology"
+	"github.com/pathtrace/pathtrace/nat"
+	"github.com/pathtrace/pathtrace/packet"
+	"github.com/pathtrace/pathtrace/ruletrace"
+)
+
+// trail is everything that the sensors have of one packet.
+type trail struct {
+	// seed is the packet as it was first seen, or as it must have been sent.
+	seed packet.Header
+	// sightings are in path order, copies removed.
+	sightings []capture.Sighting
+	// hits and flows are by namespace; hits in their sockets' order.
+	hits  map[string][]ruletrace.Hit
+	flows map[string][]nat.Event
+}
+
+// requestTrail finds the probe. NAT changes neither an echo's sequence number
+// and data nor a SYN's sequence number, so the packet as it left its socket is
+// recognised everywhere.
+func requestTrail(in *Input) trail {
+	sightings := byTime(in.Sightings)
+	first := slices.IndexFunc(sightings, func(s capture.Sighting) bool {
+		return s.Point.NetNS == in.Probe.NetNS && s.Header.Tuple == in.Probe.Tuple && isProbe(&s.Header, in.Probe)
+	})
+	if first < 0 && in.Probe.Tuple.Proto.IsICMP() {
+		// Not seen where it was sent; its data still tells it apart elsewhere.
+		first = slices.IndexFunc(sightings, func(s capture.Sighting) bool { return isProbe(&s.Header, in.Probe) })
+	}
+	if first >= 0 {
+		return collect(in, sightings[first].Header, once(sightings, first))
+	}
+	for i := range in.Hits {
+		// It never reached an interface: the rules of its namespace saw it.
+		h := &in.Hits[i]
+		if h.NetNS == in.Probe.NetNS && h.Header.Tuple == in.Probe.Tuple && !h.Header.Flags.Has(packet.ACK) {
+			return collect(in, h.Header, nil)
+		}
+	}
+	return trail{seed: packet.Header{Tuple: in.Probe.Tuple}}
+}
+
+func byTime(sightings []capture.Sighting) []capture.Sighting {
+	return slices.SortedStableFunc(slices.Values(sightings), func(a, b capture.Sighting) int { return a.Time.Compare(b.Time) })
+}
+
+// isProbe reports whether a packet is the probe, whatever NAT did to it.
+func isProbe(h *packet.Header, p Probe) bool {
+	if h.Tuple.Proto != p.Tuple.Proto {
+		return false
+	}
+	if p.Tuple.Proto == packet.TCP {
+		return h.Flags.Has(packet.SYN) && !h.Flags.Has(packet.ACK)
+	}
+	return h.Tuple.ICMPType == p.Tuple.ICMPType && h.ICMPSeq == p.ICMPSeq && bytes.HasPrefix(h.Payload, p.Nonce)
+}
+
+// once returns the sightings of the packet that sightings[first] is, up to its
+// retransmission: the next time that the same content comes by the same point
+// in the same direction. Sightings of the same instant may stand before it.
+func once(sightings []capture.Sighting, first int) []capture.Sighting {
+	seed := &sightings[first]
+	var same []capture.Sighting
+	for i := range sightings {
+		s := &sightings[i]
+		if s.Time.Before(seed.Time) || seed.Header.Compare(&s.Header) != packet.Same {
+			continue
+		}
+		if i > first && s.Point == seed.Point && s.Direction == seed.Direction {
+			break
+		}
+		same = append(same, *s)
+	}
+	return same
+}
+
+// replyTrail finds what came back: the answer if there is one, otherwise an
+// ICMP error that quotes the request or a reset. What reached the prober comes
+// before what did not.
+func replyTrail(in *Input, request *trail) (trail, AnswerKind) {
+	var best *capture.Sighting
+	var bestKind AnswerKind
+	bestRank := 0
+	sightings := byTime(in.Sightings)
+	for i := range sightings {
+		s := &sightings[i]
+		kind := answers(&s.Header, in.Probe, request)
+		if kind == None {
+			continue
+		}
+		rank := 1
+		if kind == Reply {
+			rank++
+		}
+		if s.Point.NetNS == in.Probe.NetNS && s.Direction == capture.Ingress {
+			rank += 2
+		}
+		if rank > bestRank {
+			best, bestKind, bestRank = s, kind, rank
+		}
+	}
+	if best == nil {
+		return trail{}, None
+	}
+	// The first sighting of the same packet is the seed: where it came from.
+	first := slices.IndexFunc(sightings, func(s capture.Sighting) bool {
+		return answers(&s.Header, in.Probe, request) == bestKind && best.Header.Compare(&s.Header) == packet.Same
+	})
+	return collect(in, sightings[first].Header, once(sightings, first)), bestKind
+}
+
+// answers says what a packet is to the request.
+func answers(h *packet.Header, p Probe, request *trail) AnswerKind {
+	switch {
+	case h.IsICMPError():
+		if h.Quoted != nil && !redirects(h) && quotes(h, request) {
+			return Error
+		}
+	case h.Tuple.Proto != p.Tuple.Proto:
+	case p.Tuple.Proto == packet.TCP:
+		if !h.Flags.Has(packet.ACK) || h.Ack != request.seed.Seq+1 || !request.knows(h.Tuple.Inverse()) {
+			return None
+		}
+		if h.Flags.Has(packet.RST) {
+			return Reset
+		}
+		if h.Flags.Has(packet.SYN) {
+			return Reply
+		}
+	case h.Tuple.ICMPType == p.Tuple.Inverse().ICMPType && h.ICMPSeq == p.ICMPSeq && bytes.HasPrefix(h.Payload, p.Nonce):
+		return Reply
+	}
+	return None
+}
+
+func redirects(h *packet.Header) bool { return h.Tuple.Proto == packet.ICMP && h.Tuple.ICMPType == 5 }
+
+// quotes reports whether an ICMP error is about the request. The quote may be
+// as short as eight bytes, so the tuple decides where the content does not: it
+// is one that the request was seen with, since NAT translates quotes too.
+func quotes(h *packet.Header, request *trail) bool {
+	switch h.Quotes(&request.seed) {
+	case packet.Same:
+		return true
+	case packet.Compatible:
+		return request.knows(h.Quoted.Tuple)
+	}
+	return false
+}
+
+// knows reports whether the packet was seen with the tuple anywhere.
+func (t *trail) knows(tuple packet.Tuple) bool {
+	if t.seed.Tuple == tuple {
+		return true
+	}
+	return slices.ContainsFunc(t.sightings, func(s capture.Sighting) bool { return s.Header.Tuple == tuple })
+}
+
+// collect gathers the rule hits and the conntrack events of the packet.
+func collect(in *Input, seed packet.Header, sightings []capture.Sighting) trail {
+	t := trail{
+		seed:      seed,
+		sightings: withoutCopies(order(sightings, in.Topology), in.Topology),
+		hits:      make(map[string][]ruletrace.Hit),
+		flows:     make(map[string][]nat.Event),
+	}
+	for _, h := range in.Hits {
+		if t.owns(&h, in.Topology) {
+			t.hits[h.NetNS] = append(t.hits[h.NetNS], h)
+		}
+	}
+	for _, e := range in.Events {
+		if t.flowOf(e.Flow) {
+			t.flows[e.Flow.NetNS] = append(t.flows[e.Flow.NetNS], e)
+		}
+	}
+	return t
+}
+
+// owns reports whether a rule hit is the packet's. A hit of nftables carries
+// no payload, so the content seldom proves it: then the tuple must share its
+// flow identity with one that the packet had in that namespace, up to the end
+// that NAT may have rewritten before the rule.
+func (t *trail) owns(h *ruletrace.Hit, topo *topology.Snapshot) bool {
+	switch t.seed.Compare(&h.Header) {
+	case packet.Same:
+		return true
+	case packet.Different:
+		return false
+	}
+	seen := false
+	for i := range t.sightings {
+		if t.sightings[i].Point.NetNS == h.NetNS {
+			seen = true
+			if sharesAnEnd(t.sightings[i].Header.Tuple, h.Header.Tuple) {
+				return true
+			}
+		}
+	}
+	return !seen && topo.Namespace(h.NetNS) != nil && sharesAnEnd(t.seed.Tuple, h.Header.Tuple)
+}
+
+// sharesAnEnd reports whether two tuples agree in what one NAT leaves alone:
+// one of the two ends.
+func sharesAnEnd(a, b packet.Tuple) bool {
+	if a.Proto != b.Proto || a.ICMPType != b.ICMPType || a.ICMPCode != b.ICMPCode {
+		return false
+	}
+	return (a.Src == b.Src && a.SrcPort == b.SrcPort) || (a.Dst == b.Dst && a.DstPort == b.DstPort)
+}
+
+// flowOf reports whether a conntrack entry is that of the packet.
+func (t *trail) flowOf(f nat.Flow) bool {
+	belongs := func(h *packet.Header) bool {
+		tuple := h.Tuple
+		if h.IsICMPError() && h.Quoted != nil {
+			tuple = h.Quoted.Tuple // an error is related to the flow that it quotes
+		}
+		_, ok := f.Matches(tuple)
+		return ok
+	}
+	seen := false
+	for i := range t.sightings {
+		if t.sightings[i].Point.NetNS == f.NetNS {
+			seen = true
+			if belongs(&t.sightings[i].Header) {
+				return true
+			}
+		}
+	}
+	return !seen && belongs(&t.seed)
+}

@@ -1,0 +1,271 @@
+package path
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/nat"
+	"github.com/pathtrace/pathtrace/packet"
+	"github.com/pathtrace/pathtrace/report"
+	"github.com/pathtrace/pathtrace/ruletrace"
+)
+
+// change is one field of a packet's tuple that was rewritten during a stay.
+type change struct {
+	field    nat.Field
+	from, to string
+	// after is the whole tuple behind the change.
+	after packet.Tuple
+	// flow is the conntrack entry that did it, nil for stateless translation;
+	// reply says that the packet goes against the flow's original direction.
+	flow  *nat.Event
+	reply bool
+}
+
+// translate explains the rewriting of a stay: which field changed, by which
+// rule, and how that is known. The change itself comes from the tuples before
+// and after; who did it comes from the rule hit where the packet walked the
+// nat chains (the first of a flow), from conntrack otherwise, and for
+// translation that conntrack does not know from the content alone.
+func (j *joiner) translate(leg string, t *trail, v *visit, all []element) []element {
+	before, after, ok := ends(all)
+	if !ok {
+		return all
+	}
+	flow := translatedFlow(t.flows[v.netns])
+	reply := false
+	if flow != nil {
+		reply, _ = flow.Flow.Matches(before)
+		if errorTrail(t) {
+			reply = true
+		}
+		if expected, ok := flow.Flow.Apply(before); ok && !leaves(v) {
+			after = expected // done, but not seen any more behind it
+		}
+	}
+	for _, c := range changes(before, after) {
+		c.flow, c.reply = flow, reply
+		if s := ruleOf(c.field, all); s != nil {
+			j.byRule(leg, v, &c, s)
+			continue
+		}
+		all = append(all, j.withoutRule(leg, t, v, &c))
+	}
+	return all
+}
+
+// ends are the tuples with which a packet came and went.
+func ends(all []element) (before, after packet.Tuple, ok bool) {
+	for i := range all {
+		tuple, has := all[i].tuple()
+		if !has {
+			continue
+		}
+		if !ok {
+			before, ok = tuple, true
+		}
+		after = tuple
+	}
+	return before, after, ok
+}
+
+// leaves reports whether the packet was seen to go out of an interface that is
+// not merely the bridge above the port.
+func leaves(v *visit) bool {
+	n := len(v.sightings)
+	return n > 0 && v.sightings[n-1].Direction == capture.Egress
+}
+
+func translatedFlow(events []nat.Event) *nat.Event {
+	for i := range events {
+		if len(events[i].Flow.Translations()) > 0 {
+			return &events[i]
+		}
+	}
+	return nil
+}
+
+// changes compares two tuples field by field.
+func changes(before, after packet.Tuple) []change {
+	var all []change
+	idChanged := before.ICMPID != after.ICMPID
+	add := func(field nat.Field, from, to string, addressChanged, carriesID bool) {
+		if idChanged && carriesID {
+			from, to = fmt.Sprintf("%s id %d", from, before.ICMPID), fmt.Sprintf("%s id %d", to, after.ICMPID)
+		} else if !addressChanged {
+			return
+		}
+		all = append(all, change{field: field, from: from, to: to, after: after})
+	}
+	answer := before.ICMPType == packet.EchoReplyV6 || before.Proto == packet.ICMP && before.ICMPType == packet.EchoReply
+	add(nat.Destination, before.Destination(), after.Destination(), before.Dst != after.Dst || before.DstPort != after.DstPort, answer)
+	add(nat.Source, before.Source(), after.Source(), before.Src != after.Src || before.SrcPort != after.SrcPort, !answer)
+	return all
+}
+
+// ruleOf finds the step of the rule that rewrote the field.
+func ruleOf(field nat.Field, all []element) *step {
+	for i := range all {
+		s := all[i].step
+		if s == nil || s.hit == nil || s.hit.Kind != ruletrace.HitRule || s.Kind == "nat" {
+			continue
+		}
+		if kind, ok := s.hit.Rule.Translation(); ok && fieldOf(kind, s.hit) == field && s.hit.Verdict != ruletrace.Drop {
+			return s
+		}
+	}
+	return nil
+}
+
+// fieldOf says which field a translating rule rewrites.
+func fieldOf(kind string, h *ruletrace.Hit) nat.Field {
+	switch kind {
+	case "masquerade", "snat":
+		return nat.Source
+	case "dnat", "redirect":
+		return nat.Destination
+	case "nptv6":
+		if strings.Contains(h.Rule.Text, "DNPT") {
+			return nat.Destination
+		}
+		return nat.Source
+	}
+	if h.Hook == ruletrace.Postrouting || h.Hook == ruletrace.Input {
+		return nat.Source
+	}
+	return nat.Destination
+}
+
+// byRule turns the hit of a translating rule into the step that says so.
+func (j *joiner) byRule(leg string, v *visit, c *change, s *step) {
+	kind, _ := s.hit.Rule.Translation()
+	s.Kind, s.Dull, s.after = "nat", false, c.after
+	s.Text = fmt.Sprintf("%s %s → %s", c.field, c.from, c.to)
+	s.Evidence = append(s.Evidence, j.proof(v, c)...)
+	if leg == "request" || c.flow == nil {
+		j.translations = append(j.translations, report.Translation{
+			Kind: kind, NetNS: v.netns, Interface: at(v, c.field), Hook: s.Hook, Field: string(c.field),
+			From: c.from, To: c.to, Leg: leg, Rule: s.Rule, Confidence: report.Observed, Evidence: s.Evidence,
+		})
+	}
+}
+
+// withoutRule explains a change for which no rule was hit: a later packet of a
+// flow, an answer, or translation without state.
+func (j *joiner) withoutRule(leg string, t *trail, v *visit, c *change) element {
+	s := &step{after: c.after, Step: report.Step{
+		Kind: "nat", Text: fmt.Sprintf("%s %s → %s", c.field, c.from, c.to), Confidence: report.Observed, Evidence: j.proof(v, c),
+	}}
+	e := element{step: s, stage: stagePostrouting, priority: 100} // NF_IP_PRI_NAT_SRC
+	hook := ruletrace.Postrouting
+	if c.field == nat.Destination {
+		e.stage, e.priority, hook = stagePrerouting, -100, ruletrace.Prerouting // NF_IP_PRI_NAT_DST
+		switch {
+		case len(v.sightings) == 0 || v.sightings[0].Direction == capture.Egress:
+			e.stage, hook = stageOutput, ruletrace.Output
+		case j.bridgedIn(v, &v.sightings[0].Header):
+			e.stage = stageBridgedPrerouting
+		}
+	}
+	s.Hook = string(hook)
+	known := report.Translation{
+		NetNS: v.netns, Interface: at(v, c.field), Hook: s.Hook, Field: string(c.field),
+		From: c.from, To: c.to, Leg: leg, Confidence: report.Observed, Evidence: s.Evidence,
+	}
+	switch {
+	case c.flow != nil && c.reply:
+		s.Text += " (" + j.undone(v.netns, c.field) + ")"
+		return e
+	case c.flow != nil:
+		known.Kind, s.Text = "snat", s.Text+" (masquerade or SNAT; the rule was not seen)"
+		if c.field == nat.Destination {
+			known.Kind, s.Text = "dnat", strings.Replace(s.Text, "masquerade or SNAT", "DNAT", 1)
+		}
+		j.firstRule(c, v.netns, s, &known)
+	case prefixTranslated(c, v):
+		known.Kind, known.Confidence, s.Confidence = "nptv6", report.Reconstructed, report.Reconstructed
+		s.Text += " (NPTv6: the checksum stayed; the rule was not seen)"
+	default:
+		known.Kind = "unknown"
+		s.Text += " (the rule was not seen)"
+	}
+	j.translations = append(j.translations, known)
+	return e
+}
+
+// firstRule names the rule that the first packet of the flow met: the later
+// ones do not walk the nat chains.
+func (j *joiner) firstRule(c *change, netns string, s *step, known *report.Translation) {
+	for i := range j.in.Hits {
+		h := &j.in.Hits[i]
+		if h.NetNS != netns || h.ChainType != "nat" || h.Kind != ruletrace.HitRule {
+			continue
+		}
+		if _, ok := c.flow.Flow.Matches(h.Header.Tuple); !ok {
+			continue
+		}
+		if kind, ok := h.Rule.Translation(); ok && fieldOf(kind, h) == c.field {
+			s.Rule, s.Confidence = Rule(h.Rule), report.Reconstructed
+			s.Text = fmt.Sprintf("%s %s → %s (the flow's first packet met the rule)", c.field, c.from, c.to)
+			known.Kind, known.Rule, known.Confidence = kind, s.Rule, report.Reconstructed
+			return
+		}
+	}
+}
+
+// undone says which translation of the request an answer's change takes back.
+func (j *joiner) undone(netns string, field nat.Field) string {
+	opposite := string(nat.Source)
+	if field == nat.Source {
+		opposite = string(nat.Destination)
+	}
+	for _, t := range j.translations {
+		if t.NetNS == netns && t.Leg == "request" && t.Field == opposite {
+			return t.Kind + " undone"
+		}
+	}
+	return "NAT undone"
+}
+
+// prefixTranslated recognises NPTv6 by what RFC 6296 demands: the address
+// changed, the transport checksum did not, because the sums of the two
+// addresses are equal.
+func prefixTranslated(c *change, v *visit) bool {
+	from, err1 := netip.ParseAddr(c.from)
+	to, err2 := netip.ParseAddr(c.to)
+	if err1 != nil || err2 != nil || !from.Is6() || !to.Is6() || len(v.sightings) < 2 {
+		return false
+	}
+	first, last := v.sightings[0].Header, v.sightings[len(v.sightings)-1].Header
+	return first.Checksum == last.Checksum && packet.ChecksumNeutral(from, to)
+}
+
+// at is the interface at which a field is rewritten: the last one for a
+// source, the first one for a destination.
+func at(v *visit, field nat.Field) string {
+	if len(v.sightings) == 0 {
+		return ""
+	}
+	if field == nat.Source {
+		return v.sightings[len(v.sightings)-1].Point.Interface
+	}
+	return v.sightings[0].Point.Interface
+}
+
+// proof is the evidence of a change: the sightings around it, and the
+// conntrack entry where there is one.
+func (j *joiner) proof(v *visit, c *change) []string {
+	var ids []string
+	if n := len(v.sightings); n > 0 {
+		ids = append(ids, j.ledger.sighting(&v.sightings[0]))
+		if n > 1 {
+			ids = append(ids, j.ledger.sighting(&v.sightings[n-1]))
+		}
+	}
+	if c.flow != nil {
+		ids = append(ids, j.ledger.event(c.flow))
+	}
+	return ids
+}

@@ -1,0 +1,183 @@
+package path
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/nat"
+	"github.com/pathtrace/pathtrace/packet"
+	"github.com/pathtrace/pathtrace/report"
+	"github.com/pathtrace/pathtrace/ruletrace"
+)
+
+// Describe names a packet as its protocol does: "ICMPv6 echo id 38 seq 1".
+func Describe(h *packet.Header) string {
+	t := h.Tuple
+	switch t.Proto {
+	case packet.ICMP, packet.ICMPv6:
+		name := "ICMP"
+		if t.Proto == packet.ICMPv6 {
+			name = "ICMPv6"
+		}
+		switch {
+		case t == (packet.Tuple{Proto: t.Proto, Src: t.Src, Dst: t.Dst, ICMPType: t.ICMPType, ICMPID: t.ICMPID}) && isEcho(t):
+			word := "echo"
+			if t.ICMPType == packet.EchoReply && t.Proto == packet.ICMP || t.ICMPType == packet.EchoReplyV6 {
+				word = "echo reply"
+			}
+			return fmt.Sprintf("%s %s id %d seq %d", name, word, t.ICMPID, h.ICMPSeq)
+		case h.IsICMPError():
+			return fmt.Sprintf("%s error: %s", name, ErrorText(t))
+		}
+		return fmt.Sprintf("%s type %d code %d", name, t.ICMPType, t.ICMPCode)
+	case packet.TCP:
+		return "TCP " + flagNames(h.Flags)
+	}
+	return strings.ToUpper(t.Proto.String())
+}
+
+func isEcho(t packet.Tuple) bool {
+	if t.Proto == packet.ICMP {
+		return t.ICMPType == packet.EchoRequest || t.ICMPType == packet.EchoReply
+	}
+	return t.ICMPType == packet.EchoRequestV6 || t.ICMPType == packet.EchoReplyV6
+}
+
+func flagNames(f packet.TCPFlags) string {
+	var names []string
+	for i, name := range []string{"FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"} {
+		if f.Has(1 << i) {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ",")
+}
+
+// ErrorText says what an ICMP or ICMPv6 error message means (RFC 792, RFC
+// 1812, RFC 4443), with its type and code.
+func ErrorText(t packet.Tuple) string {
+	texts := map[[2]uint8]string{
+		{3, 0}: "network unreachable", {3, 1}: "host unreachable", {3, 2}: "protocol unreachable",
+		{3, 3}: "port unreachable", {3, 4}: "fragmentation needed", {3, 9}: "network administratively prohibited",
+		{3, 10}: "host administratively prohibited", {3, 13}: "administratively prohibited",
+		{11, 0}: "TTL exceeded", {11, 1}: "reassembly time exceeded",
+	}
+	if t.Proto == packet.ICMPv6 {
+		texts = map[[2]uint8]string{
+			{1, 0}: "no route to destination", {1, 1}: "administratively prohibited", {1, 2}: "beyond scope of source address",
+			{1, 3}: "address unreachable", {1, 4}: "port unreachable", {1, 5}: "source address failed policy",
+			{1, 6}: "reject route to destination", {2, 0}: "packet too big", {3, 0}: "hop limit exceeded",
+			{3, 1}: "reassembly time exceeded", {4, 0}: "erroneous header field", {4, 1}: "unrecognised next header",
+		}
+	}
+	text, ok := texts[[2]uint8{t.ICMPType, t.ICMPCode}]
+	if !ok {
+		return fmt.Sprintf("type %d code %d", t.ICMPType, t.ICMPCode)
+	}
+	return fmt.Sprintf("%s (type %d code %d)", text, t.ICMPType, t.ICMPCode)
+}
+
+// reportTuple turns a tuple into the report's form.
+func reportTuple(t packet.Tuple) report.Tuple {
+	r := report.Tuple{Protocol: t.Proto.String(), Source: t.Source(), Destination: t.Destination()}
+	if t.Proto.IsICMP() {
+		kind, code := int(t.ICMPType), int(t.ICMPCode)
+		r.ICMPType, r.ICMPCode = &kind, &code
+		if isEcho(t) {
+			id := int(t.ICMPID)
+			r.ICMPID = &id
+		}
+	}
+	return r
+}
+
+// Rule turns a rule into the report's form.
+func Rule(r ruletrace.Rule) *report.Rule {
+	return &report.Rule{
+		Backend: string(r.Backend), Family: r.Family, Table: r.Table, Chain: r.Chain,
+		Number: r.Number, Handle: r.Handle, Text: r.Text, Comment: r.Comment,
+	}
+}
+
+// ledger numbers the evidence that statements rest on.
+type ledger struct {
+	entries []report.Evidence
+	counts  map[string]int
+	ids     map[string]string // text of an entry → id: each is listed once
+}
+
+func newLedger() *ledger {
+	return &ledger{counts: make(map[string]int), ids: make(map[string]string)}
+}
+
+func (l *ledger) add(kind, netns string, at time.Time, text string) string {
+	key := kind + "\x00" + netns + "\x00" + text
+	if id, ok := l.ids[key]; ok {
+		return id
+	}
+	l.counts[kind]++
+	id := fmt.Sprintf("%s-%d", kind, l.counts[kind])
+	l.ids[key] = id
+	l.entries = append(l.entries, report.Evidence{ID: id, Kind: kind, Time: at, NetNS: netns, Text: text})
+	return id
+}
+
+func (l *ledger) sighting(s *capture.Sighting) string {
+	return l.add("sighting", s.Point.NetNS, s.Time, fmt.Sprintf("%s %s %s %s ttl %d length %d",
+		s.Point, s.Direction, s.Header.Tuple, Describe(&s.Header), s.Header.TTL, s.Length)+" at "+s.Time.UTC().Format("15:04:05.000000000"))
+}
+
+func (l *ledger) hit(h *ruletrace.Hit) string {
+	source := "nft trace"
+	if h.Legacy {
+		source = "iptables TRACE"
+	}
+	place := fmt.Sprintf("%s %s %s", h.Rule.Family, h.Rule.Table, h.Rule.Chain)
+	switch {
+	case h.Kind == ruletrace.HitPolicy:
+		place += " policy"
+	case h.Rule.Handle != 0:
+		place += fmt.Sprintf(" handle %d", h.Rule.Handle)
+	case h.Rule.Number != 0:
+		place += fmt.Sprintf(" rule %d", h.Rule.Number)
+	}
+	verdict := ""
+	if h.Verdict != ruletrace.VerdictUnknown {
+		verdict = ", verdict " + string(h.Verdict)
+	}
+	interfaces := ""
+	if h.Ingress != "" {
+		interfaces += " in " + h.Ingress
+	}
+	if h.Egress != "" {
+		interfaces += " out " + h.Egress
+	}
+	return l.add("rule", h.NetNS, h.Time, fmt.Sprintf("%s: %s: %s %s%s: %s%s", source, place, h.Header.Tuple, Describe(&h.Header), interfaces, h.Rule.Text, verdict))
+}
+
+func (l *ledger) event(e *nat.Event) string {
+	at := e.Time
+	if at.IsZero() {
+		at = e.Received
+	}
+	unreplied := ""
+	if !e.Flow.Status.Has(nat.StatusSeenReply) {
+		unreplied = " [UNREPLIED]"
+	}
+	return l.add("conntrack", e.Flow.NetNS, at, fmt.Sprintf("[%s] %s%s%s%s id=%d", e.Kind, e.Flow.Original.Proto,
+		conntrackTuple(e.Flow.Original), unreplied, conntrackTuple(e.Flow.Reply), e.Flow.ID))
+}
+
+// conntrackTuple prints a tuple as conntrack -E does.
+func conntrackTuple(t packet.Tuple) string {
+	text := fmt.Sprintf(" src=%s dst=%s", t.Src, t.Dst)
+	if t.Proto.IsICMP() {
+		return text + fmt.Sprintf(" type=%d code=%d id=%d", t.ICMPType, t.ICMPCode, t.ICMPID)
+	}
+	if t.SrcPort != 0 || t.DstPort != 0 {
+		text += fmt.Sprintf(" sport=%d dport=%d", t.SrcPort, t.DstPort)
+	}
+	return text
+}
