@@ -108,6 +108,10 @@ type Hit struct {
 	// ChainType is the base chain's: filter, nat or route; for legacy tables
 	// "nat" in the table nat and "filter" elsewhere.
 	ChainType string
+	// Base is the base chain that the packet was in: Rule.Chain itself, or the
+	// one from which it came to the user chain Rule.Chain. It is empty where
+	// neither the trace nor the ruleset tells.
+	Base string
 	// Ingress and Egress are interface names, empty where not known.
 	Ingress, Egress string
 	// BridgePort is the physical ingress port that NFLOG tells for bridged

@@ -1,0 +1,363 @@
+package ruletrace
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	vishnetlink "github.com/vishvananda/netlink"
+	vishnetns "github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/pathtrace/pathtrace/internal/netns"
+)
+
+// The priorities of the arming chains, include/uapi/linux/netfilter_ipv4.h.
+const (
+	statelessPriority = -350 // before raw (-300), after defragmentation (-400)
+	conntrackPriority = -199 // just after conntrack (-200)
+)
+
+// ArmConfig says what to arm.
+type ArmConfig struct {
+	// NetNS is the namespace, which Arm does not close. Name is what reports
+	// call it.
+	NetNS *netns.NS
+	Name  string
+	Match Match
+	// Budget is how many packets each part traces at most (the stateless
+	// chains, those on conntrack's tuple, and the bridge chain have a budget
+	// each); 0 means DefaultBudget.
+	Budget int
+	// Conntrack says whether conntrack's tuple is matched too.
+	Conntrack ConntrackRules
+}
+
+// Arming makes one namespace trace one flow, until Close. It belongs to the
+// socket that it holds: when the process dies the kernel removes it.
+type Arming struct {
+	name    string
+	parts   []part
+	missing []error
+
+	once sync.Once
+	conn *nftables.Conn
+	err  error
+}
+
+// part is one table.
+type part struct {
+	table  nftables.Table
+	chains []armingChain
+}
+
+type armingChain struct {
+	name     string
+	hook     Hook // empty for a chain that rules jump to
+	priority int
+	rules    []selector
+}
+
+// armings numbers the armings of this process.
+var armings atomic.Uint32
+
+// Arm adds the tables that set nftrace for the flow: one of the flow's family
+// with stateless chains below every base chain in prerouting and output, and,
+// where connection tracking is on already, chains at -199 that match
+// conntrack's original tuple; and where bridges are, one of family bridge with
+// a chain in prerouting (a frame that leaves by a bridge was marked on its way
+// in, or in output). nftables and legacy tables both look at the mark, in
+// every later hook of the namespace.
+//
+// An arming changes no packet's fate: its chains accept, which ends only the
+// chain itself. Everything is in place when Arm returns. Errors are
+// *PermissionError, *NotSupportedError, or what the kernel answered. What could
+// not be armed although the rest could is in Missing.
+func Arm(cfg ArmConfig) (*Arming, error) {
+	a := &Arming{name: cfg.Name}
+	if !cfg.Match.Target.IsValid() {
+		return nil, fmt.Errorf("arm %s: the flow has no target address", cfg.Name)
+	}
+	if cfg.Budget <= 0 {
+		cfg.Budget = DefaultBudget
+	}
+	hasBridges, err := bridges(cfg.NetNS)
+	if err != nil {
+		return nil, a.classify(err)
+	}
+
+	// The library sends table flags as 0, so the tables are made on its socket
+	// by hand: the owner flag ties a table to the socket that made it.
+	setUp := func(c *netlink.Conn) error {
+		chains, err := dumpChains(c)
+		if err != nil {
+			return err
+		}
+		family := "ip"
+		if cfg.Match.Target.Is6() {
+			family = "ip6"
+		}
+		tables := []part{{
+			table:  nftables.Table{Family: nftables.TableFamily(familyNumber(family))},
+			chains: statelessChains(cfg, lowest(chains, family), Prerouting, Output),
+		}}
+		if hasBridges {
+			tables = append(tables, part{
+				table:  nftables.Table{Family: nftables.TableFamilyBridge},
+				chains: statelessChains(cfg, lowest(chains, "bridge"), Prerouting),
+			})
+		}
+		track := cfg.Conntrack == ConntrackAlways
+		if cfg.Conntrack == ConntrackAuto {
+			if track, err = tracked(c, cfg.NetNS, family); err != nil {
+				a.missing = append(a.missing, fmt.Errorf("whether connection tracking is on: %w", err))
+			}
+		}
+		if track {
+			tables[0].chains = append(tables[0].chains, conntrackChains(cfg)...)
+		}
+		name := freeName(chains)
+		for i := range tables {
+			p := &tables[i]
+			p.table.Name = name
+			switch err := createOwned(c, p.table); {
+			case err == nil:
+				a.parts = append(a.parts, *p)
+			case i == 0:
+				return err
+			default:
+				a.missing = append(a.missing, fmt.Errorf("table %s %s: %w", familyName(uint8(p.table.Family)), name, a.classify(err)))
+			}
+		}
+		return nil
+	}
+	a.conn, err = nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(cfg.NetNS.FD()),
+		nftables.WithSockOptions(setUp))
+	if err != nil {
+		return nil, a.classify(err)
+	}
+	for i := range a.parts {
+		if err := a.fill(&a.parts[i]); err != nil {
+			if i == 0 {
+				_ = a.Close()
+				return nil, a.classify(err)
+			}
+			a.missing = append(a.missing, a.classify(err))
+			a.parts = slices.Delete(a.parts, i, i+1)
+			break // the bridge part is the last
+		}
+	}
+	return a, nil
+}
+
+// Close removes what Arm added. It may be called twice.
+func (a *Arming) Close() error {
+	a.once.Do(func() {
+		// The tables go with the socket that owns them.
+		if err := a.conn.CloseLasting(); err != nil {
+			a.err = fmt.Errorf("disarm %s: %w", a.name, err)
+		}
+	})
+	return a.err
+}
+
+// Missing returns what could not be armed although the rest could.
+func (a *Arming) Missing() []error { return a.missing }
+
+// Tables returns "family name" of each table that was added.
+func (a *Arming) Tables() []string {
+	var names []string
+	for _, p := range a.parts {
+		names = append(names, familyName(uint8(p.table.Family))+" "+p.table.Name)
+	}
+	return names
+}
+
+// Describe returns what was added, in nft's own syntax.
+func (a *Arming) Describe() string {
+	var b strings.Builder
+	for _, p := range a.parts {
+		fmt.Fprintf(&b, "table %s %s { # in %s, owned by pathtrace's socket\n", familyName(uint8(p.table.Family)), p.table.Name, a.name)
+		for _, ch := range p.chains {
+			fmt.Fprintf(&b, "\tchain %s {\n", ch.name)
+			if ch.hook != "" {
+				fmt.Fprintf(&b, "\t\ttype filter hook %s priority %d; policy accept;\n", ch.hook, ch.priority)
+			}
+			for _, r := range ch.rules {
+				fmt.Fprintf(&b, "\t\t%s\n", r.text)
+			}
+			b.WriteString("\t}\n")
+		}
+		b.WriteString("}\n")
+	}
+	return b.String()
+}
+
+// classify tells apart the errors on which a caller decides.
+func (a *Arming) classify(err error) error {
+	var supported *NotSupportedError
+	switch {
+	case errors.As(err, &supported):
+		return err
+	case errors.Is(err, unix.EPERM):
+		return &PermissionError{Op: "arm the rule trace", NetNS: a.name, Err: err}
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EPROTONOSUPPORT):
+		return &NotSupportedError{Feature: "the nftables rules of the trace (nf_tables of the flow's family, with payload, meta, limit and ct)", Err: err}
+	}
+	return fmt.Errorf("arm %s: %w", a.name, err)
+}
+
+// bridges reports whether the namespace has a bridge.
+func bridges(ns *netns.NS) (bool, error) {
+	h, err := vishnetlink.NewHandleAt(vishnetns.NsHandle(ns.FD()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return false, fmt.Errorf("open route socket: %w", err)
+	}
+	defer h.Close()
+	links, err := h.LinkList()
+	if err != nil && !errors.Is(err, vishnetlink.ErrDumpInterrupted) {
+		return false, fmt.Errorf("list links: %w", err)
+	}
+	return slices.ContainsFunc(links, func(l vishnetlink.Link) bool { return l.Type() == "bridge" }), nil
+}
+
+// lowest returns the priority of the stateless chains: one below every base
+// chain that they must precede.
+func lowest(chains []chain, family string) int {
+	priority := statelessPriority
+	for _, ch := range chains {
+		same := ch.family == family || ch.family == "inet" && family != "bridge"
+		if same && ch.base && !ch.owned && (ch.hook == Prerouting || ch.hook == Output) {
+			priority = min(priority, ch.priority-1)
+		}
+	}
+	return max(priority, -1<<31)
+}
+
+// freeName returns a table name that nobody in the namespace uses. The pid says
+// whose it is; a process of another pid namespace may have the same.
+func freeName(chains []chain) string {
+	for {
+		name := fmt.Sprintf("%s%d-%d", tablePrefix, os.Getpid(), armings.Add(1))
+		if !slices.ContainsFunc(chains, func(ch chain) bool { return ch.table == name }) {
+			return name
+		}
+	}
+}
+
+// createOwned makes a table that belongs to the socket.
+func createOwned(c *netlink.Conn, t nftables.Table) error {
+	const owner = 0x2 // NFT_TABLE_F_OWNER, since Linux 5.12
+	attributes, err := netlink.MarshalAttributes([]netlink.Attribute{
+		{Type: unix.NFTA_TABLE_NAME, Data: []byte(t.Name + "\x00")},
+		{Type: unix.NFTA_TABLE_FLAGS, Data: binaryutil.BigEndian.PutUint32(owner)},
+	})
+	if err != nil {
+		return err
+	}
+	batch := []netlink.Message{
+		{Header: netlink.Header{Type: unix.NFNL_MSG_BATCH_BEGIN, Flags: netlink.Request}, Data: nfgenmsg(0, unix.NFNL_SUBSYS_NFTABLES)},
+		{
+			Header: netlink.Header{
+				Type:  nftMessage(unix.NFT_MSG_NEWTABLE),
+				Flags: netlink.Request | netlink.Acknowledge | netlink.Create | netlink.Excl,
+			},
+			Data: append(nfgenmsg(uint8(t.Family), 0), attributes...),
+		},
+		{Header: netlink.Header{Type: unix.NFNL_MSG_BATCH_END, Flags: netlink.Request}, Data: nfgenmsg(0, unix.NFNL_SUBSYS_NFTABLES)},
+	}
+	if _, err := c.SendMessages(batch); err != nil {
+		return err
+	}
+	_, err = c.Receive()
+	if errors.Is(err, unix.EINVAL) {
+		return &NotSupportedError{Feature: "nftables tables that are removed with their owner (Linux 5.12)", Err: err}
+	}
+	return err
+}
+
+// fill adds a part's chains and rules, all at once: the kernel commits a batch
+// as a whole.
+func (a *Arming) fill(p *part) error {
+	accept := nftables.ChainPolicyAccept
+	for _, ch := range p.chains {
+		added := &nftables.Chain{Name: ch.name, Table: &p.table}
+		if ch.hook != "" {
+			hook := nftables.ChainHookPrerouting
+			if ch.hook == Output {
+				hook = nftables.ChainHookOutput
+			}
+			added.Hooknum = hook
+			added.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(ch.priority))
+			added.Type = nftables.ChainTypeFilter
+			added.Policy = &accept
+		}
+		a.conn.AddChain(added)
+		for _, r := range ch.rules {
+			a.conn.AddRule(&nftables.Rule{Table: &p.table, Chain: added, Exprs: r.exprs})
+		}
+	}
+	return a.conn.Flush()
+}
+
+// statelessChains returns the chains that match on the packet alone. The
+// budget is in the chains that the rules jump to, so that all rules of one
+// strength share it.
+func statelessChains(cfg ArmConfig, priority int, hooks ...Hook) []armingChain {
+	tight, loose := cfg.Match.selectors(slices.Equal(hooks, []Hook{Prerouting}))
+	return withBudget(cfg.Budget, "", priority, tight, loose, hooks)
+}
+
+// conntrackChains returns the chains that match conntrack's original tuple.
+func conntrackChains(cfg ArmConfig) []armingChain {
+	tight, loose := cfg.Match.conntrackSelectors()
+	return withBudget(cfg.Budget, "ct-", conntrackPriority, tight, loose, []Hook{Prerouting, Output})
+}
+
+func withBudget(budget int, prefix string, priority int, tight, loose []selector, hooks []Hook) []armingChain {
+	var rules []selector
+	chains := []armingChain{budgetChain(prefix+"trace", budget)}
+	for _, s := range tight {
+		rules = append(rules, s.and(jump(prefix+"trace")))
+	}
+	if len(loose) > 0 {
+		chains = append(chains, budgetChain(prefix+"trace-loose", min(budget, looseBudget)))
+		for _, s := range loose {
+			rules = append(rules, s.and(jump(prefix+"trace-loose")))
+		}
+	}
+	for _, hook := range hooks {
+		chains = append(chains, armingChain{name: prefix + string(hook), hook: hook, priority: priority, rules: rules})
+	}
+	return chains
+}
+
+// budgetChain traces the first packets that come to it. It ends the arming's
+// evaluation for all others too, so that a packet cannot take from the loose
+// budget what the tight one no longer gives. The accept costs one trace message
+// a pass instead of three.
+func budgetChain(name string, budget int) armingChain {
+	trace := selector{
+		text: fmt.Sprintf("limit rate 1/day burst %d packets meta nftrace set 1 accept", budget),
+		exprs: []expr.Any{
+			&expr.Limit{Type: expr.LimitTypePkts, Rate: 1, Unit: expr.LimitTimeDay, Burst: uint32(budget)},
+			&expr.Immediate{Register: unix.NFT_REG_1, Data: []byte{1}},
+			&expr.Meta{Key: expr.MetaKeyNFTRACE, SourceRegister: true, Register: unix.NFT_REG_1},
+			&expr.Verdict{Kind: expr.VerdictAccept},
+		},
+	}
+	rest := selector{text: "accept", exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}}
+	return armingChain{name: name, rules: []selector{trace, rest}}
+}
+
+func jump(chain string) selector {
+	return selector{text: "jump " + chain, exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}}
+}

@@ -1,0 +1,320 @@
+package ruletrace
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/pathtrace/pathtrace/packet"
+)
+
+// selector is (part of) a rule: what nft would print, and the kernel's
+// expressions.
+type selector struct {
+	text  string
+	exprs []expr.Any
+}
+
+// and returns the selector that needs both.
+func (s selector) and(others ...selector) selector {
+	texts, exprs := []string{s.text}, append([]expr.Any(nil), s.exprs...)
+	for _, o := range others {
+		texts = append(texts, o.text)
+		exprs = append(exprs, o.exprs...)
+	}
+	return selector{strings.Join(texts, " "), exprs}
+}
+
+// compare loads a value into a register and compares it.
+func compare(load expr.Any, name string, op expr.CmpOp, value []byte) selector {
+	word := map[expr.CmpOp]string{
+		expr.CmpOpEq: "", expr.CmpOpNeq: "!= ", expr.CmpOpLt: "< ", expr.CmpOpLte: "<= ", expr.CmpOpGte: ">= ",
+	}[op]
+	return selector{
+		text:  fmt.Sprintf("%s %s%#x", name, word, value),
+		exprs: []expr.Any{load, &expr.Cmp{Op: op, Register: unix.NFT_REG_1, Data: value}},
+	}
+}
+
+// field compares bytes of the network ("nh") or transport ("th") header.
+func field(header string, offset int, op expr.CmpOp, value []byte) selector {
+	base := expr.PayloadBaseNetworkHeader
+	if header == "th" {
+		base = expr.PayloadBaseTransportHeader
+	}
+	load := &expr.Payload{DestRegister: unix.NFT_REG_1, Base: base, Offset: uint32(offset), Len: uint32(len(value))}
+	return compare(load, fmt.Sprintf("@%s,%d,%d", header, offset*8, len(value)*8), op, value)
+}
+
+func port(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
+
+func proto(p packet.Proto) selector {
+	return compare(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG_1}, "meta l4proto", expr.CmpOpEq, []byte{byte(p)})
+}
+
+// layout is where one IP version keeps what the selectors look at.
+type layout struct {
+	icmp         packet.Proto
+	etherType    uint16
+	protoAt      int // in the IP header, for the quoted packet
+	srcAt, dstAt int
+	length       int // of the header without options
+	echo, reply  byte
+}
+
+var (
+	layout4 = layout{packet.ICMP, 0x0800, 9, 12, 16, 20, packet.EchoRequest, packet.EchoReply}
+	layout6 = layout{packet.ICMPv6, 0x86dd, 6, 8, 24, 40, packet.EchoRequestV6, packet.EchoReplyV6}
+)
+
+// flow is a Match with its IP version's layout.
+type flow struct {
+	Match
+	layout
+}
+
+func (m Match) flow() flow {
+	f := flow{m, layout4}
+	if m.Target.Is6() {
+		f.layout = layout6
+	}
+	// The echo's protocol follows the family, whichever ICMP was named.
+	if m.Proto.IsICMP() {
+		f.Proto = f.icmp
+	}
+	return f
+}
+
+// addr compares an address of the IP header. An address that is not known
+// matches nothing: ok is false.
+func (f flow) addr(at int, a netip.Addr) (s selector, ok bool) {
+	if !a.IsValid() || a.Is6() != f.Target.Is6() {
+		return selector{}, false
+	}
+	return field("nh", at, expr.CmpOpEq, a.AsSlice()), true
+}
+
+// quoteAt is where the packet that an ICMP error quotes starts, seen from the
+// ICMP header.
+const quoteAt = 8
+
+// icmpError matches ICMP errors that quote a packet of protocol p without IP
+// options.
+func (f flow) icmpError(p packet.Proto) selector {
+	s := proto(f.icmp)
+	if f.icmp == packet.ICMP {
+		// 3, 4, 5, 11 and 12 are the errors; 6, 7, 9 and 10 quote nothing.
+		s = s.and(field("th", 0, expr.CmpOpGte, []byte{3}), field("th", 0, expr.CmpOpLte, []byte{12}),
+			field("th", 0, expr.CmpOpNeq, []byte{packet.EchoRequest}),
+			field("th", quoteAt, expr.CmpOpEq, []byte{0x45}))
+	} else {
+		s = s.and(field("th", 0, expr.CmpOpLt, []byte{packet.EchoRequestV6}))
+	}
+	return s.and(field("th", quoteAt+f.protoAt, expr.CmpOpEq, []byte{byte(p)}))
+}
+
+// quoted compares bytes of the quoted packet's transport header.
+func (f flow) quoted(at int, value []byte) selector {
+	return field("th", quoteAt+f.length+at, expr.CmpOpEq, value)
+}
+
+// quotedAddr compares an address of the quoted packet.
+func (f flow) quotedAddr(at int, a netip.Addr) (s selector, ok bool) {
+	if !a.IsValid() || a.Is6() != f.Target.Is6() {
+		return selector{}, false
+	}
+	return field("th", quoteAt+at, expr.CmpOpEq, a.AsSlice()), true
+}
+
+// selectors returns the tight and the loose selectors on the packet alone. In
+// family bridge the packets of the other IP version are there too.
+func (m Match) selectors(bridge bool) (tight, loose []selector) {
+	f := m.flow()
+	switch {
+	case f.Proto.IsICMP():
+		tight = f.echoSelectors()
+	case f.SourcePort != 0:
+		tight, loose = f.portSelectors(), f.targetSelectors(f.Proto == packet.TCP)
+	default:
+		tight = f.targetSelectors(false)
+	}
+	loose = append(loose, f.fragmentSelectors()...)
+	if bridge {
+		version := compare(&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: unix.NFT_REG_1}, "meta protocol", expr.CmpOpEq, port(f.etherType))
+		for i := range tight {
+			tight[i] = version.and(tight[i])
+		}
+		for i := range loose {
+			loose[i] = version.and(loose[i])
+		}
+	}
+	return tight, loose
+}
+
+// echoSelectors match an ICMP echo, its reply, and errors about either.
+func (f flow) echoSelectors() []selector {
+	var list []selector
+	const idAt, dataAt = 4, 8
+	ends := func(addr func(int, netip.Addr) (selector, bool), add func(selector)) {
+		for _, end := range []struct {
+			at int
+			a  netip.Addr
+		}{{f.dstAt, f.Target}, {f.srcAt, f.Target}, {f.srcAt, f.Source}, {f.dstAt, f.Source}} {
+			if s, ok := addr(end.at, end.a); ok {
+				add(s)
+			}
+		}
+	}
+	quote := f.icmpError(f.icmp)
+	if len(f.Nonce) == NonceBytes {
+		list = append(list,
+			proto(f.icmp).and(field("th", dataAt, expr.CmpOpEq, f.Nonce)),
+			quote.and(f.quoted(dataAt, f.Nonce)))
+	} else {
+		for _, kind := range []byte{f.echo, f.reply} {
+			ends(f.addr, func(s selector) {
+				list = append(list, proto(f.icmp).and(field("th", 0, expr.CmpOpEq, []byte{kind}),
+					field("th", idAt, expr.CmpOpEq, port(f.ICMPID)), s))
+			})
+		}
+	}
+	ends(f.quotedAddr, func(s selector) {
+		list = append(list, quote.and(f.quoted(idAt, port(f.ICMPID)), s))
+	})
+	return list
+}
+
+// portSelectors match on the source's port.
+func (f flow) portSelectors() []selector {
+	source, target := port(f.SourcePort), port(f.TargetPort)
+	there := append(source[:2:2], target...) // both ports in wire order
+	back := append(target[:2:2], source...)
+	quote := f.icmpError(f.Proto)
+	list := []selector{
+		proto(f.Proto).and(field("th", 0, expr.CmpOpEq, there)),
+		proto(f.Proto).and(field("th", 0, expr.CmpOpEq, back)),
+		quote.and(f.quoted(0, there)),
+		quote.and(f.quoted(0, back)),
+	}
+	if s, ok := f.addr(f.srcAt, f.Source); ok {
+		list = append(list, proto(f.Proto).and(field("th", 0, expr.CmpOpEq, source), s))
+	}
+	if s, ok := f.addr(f.dstAt, f.Source); ok {
+		list = append(list, proto(f.Proto).and(field("th", 2, expr.CmpOpEq, source), s))
+	}
+	if s, ok := f.quotedAddr(f.srcAt, f.Source); ok {
+		list = append(list, quote.and(f.quoted(0, source), s))
+	}
+	return list
+}
+
+// targetSelectors match on the target alone. With handshake only TCP packets
+// with SYN or RST do.
+func (f flow) targetSelectors(handshake bool) []selector {
+	list := make([]selector, 0, 3)
+	for _, direction := range []struct{ addrAt, portAt int }{{f.dstAt, 2}, {f.srcAt, 0}} {
+		s := proto(f.Proto)
+		if f.TargetPort != 0 {
+			s = s.and(field("th", direction.portAt, expr.CmpOpEq, port(f.TargetPort)))
+		}
+		if handshake {
+			s = s.and(handshakeFlags())
+		}
+		if end, ok := f.addr(direction.addrAt, f.Target); ok {
+			list = append(list, s.and(end))
+		}
+	}
+	if end, ok := f.quotedAddr(f.dstAt, f.Target); ok {
+		s := f.icmpError(f.Proto)
+		if f.TargetPort != 0 {
+			s = s.and(f.quoted(2, port(f.TargetPort)))
+		}
+		list = append(list, s.and(end))
+	}
+	return list
+}
+
+// handshakeFlags matches TCP packets that have SYN or RST.
+func handshakeFlags() selector {
+	const flagsAt = 13
+	return masked("@th,104,8", &expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseTransportHeader, Offset: flagsAt, Len: 1},
+		[]byte{byte(packet.SYN | packet.RST)})
+}
+
+// fragmentSelectors match the later fragments of packets from or to one of the
+// ends. The first fragment has what the other selectors look at. Where
+// connection tracking is on there are none here: it reassembles at -400.
+func (f flow) fragmentSelectors() []selector {
+	var later selector
+	if f.icmp == packet.ICMP {
+		const flagsAt = 6
+		later = proto(f.Proto).and(masked("ip frag-off", &expr.Payload{
+			DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: flagsAt, Len: 2,
+		}, []byte{0x1f, 0xff}))
+	} else {
+		const offsetAt = 2
+		later = masked("frag frag-off", &expr.Exthdr{
+			DestRegister: unix.NFT_REG_1, Type: unix.IPPROTO_FRAGMENT, Offset: offsetAt, Len: 2, Op: expr.ExthdrOpIpv6,
+		}, []byte{0xff, 0xf8})
+	}
+	var list []selector
+	for _, end := range []struct {
+		at int
+		a  netip.Addr
+	}{{f.dstAt, f.Target}, {f.srcAt, f.Target}, {f.srcAt, f.Source}, {f.dstAt, f.Source}} {
+		if s, ok := f.addr(end.at, end.a); ok {
+			list = append(list, later.and(s))
+		}
+	}
+	return list
+}
+
+// masked matches when one of the mask's bits is set in what was loaded.
+func masked(name string, load expr.Any, mask []byte) selector {
+	zero := make([]byte, len(mask))
+	return selector{
+		text: fmt.Sprintf("%s & %#x != 0", name, mask),
+		exprs: []expr.Any{
+			load,
+			&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: uint32(len(mask)), Mask: mask, Xor: zero},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG_1, Data: zero},
+		},
+	}
+}
+
+// conntrackSelectors match the original tuple of the packet's conntrack entry,
+// which is the same for the NATed reply and for related ICMP errors.
+func (m Match) conntrackSelectors() (tight, loose []selector) {
+	f := m.flow()
+	original := func(key expr.CtKey, name string, value []byte) selector {
+		load := &expr.Ct{Register: unix.NFT_REG_1, Key: key} // direction 0 is IP_CT_DIR_ORIGINAL
+		return compare(load, "ct original "+name, expr.CmpOpEq, value)
+	}
+	protocol := original(expr.CtKeyPROTOCOL, "protocol", []byte{byte(f.Proto)})
+	source := protocol
+	target := protocol
+	identified := f.SourcePort != 0
+	switch {
+	case f.Proto.IsICMP(): // the id is kept where ports have the source's
+		identified = true
+		source = source.and(original(expr.CtKeyPROTOSRC, "proto-src", port(f.ICMPID)))
+	case identified:
+		source = source.and(original(expr.CtKeyPROTOSRC, "proto-src", port(f.SourcePort)))
+	}
+	if f.TargetPort != 0 && !f.Proto.IsICMP() {
+		target = target.and(original(expr.CtKeyPROTODST, "proto-dst", port(f.TargetPort)))
+	}
+	toTarget := original(expr.CtKeyDST, "daddr", f.Target.AsSlice())
+	if identified {
+		tight = append(tight, source.and(toTarget))
+		if f.Source.IsValid() && f.Source.Is6() == f.Target.Is6() {
+			tight = append(tight, source.and(original(expr.CtKeySRC, "saddr", f.Source.AsSlice())))
+		}
+		return tight, append(loose, target.and(toTarget))
+	}
+	return append(tight, target.and(toTarget)), nil
+}
