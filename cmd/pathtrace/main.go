@@ -6,6 +6,10 @@ import (
 	"os"
 
 	"github.com/pathtrace/pathtrace/internal/cli"
+	"github.com/pathtrace/pathtrace/ruletrace"
 )
 
-func main() { os.Exit(cli.Main(os.Args[1:])) }
+func main() {
+	ruletrace.GuardMain() // does not return in the child that guards nf_log
+	os.Exit(cli.Main(os.Args[1:]))
+}

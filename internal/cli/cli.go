@@ -78,6 +78,9 @@ func newRootCommand(env *environment) *cobra.Command {
 	}
 	root.AddCommand(
 		newDemoCommand(env),
+		newPingCommand(env),
+		newPing6Command(env),
+		newTCPCommand(env),
 		newVersionCommand(env),
 	)
 	return root

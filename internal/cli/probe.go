@@ -1,0 +1,170 @@
+//go:build linux
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pathtrace/pathtrace/internal/live"
+	"github.com/pathtrace/pathtrace/internal/resolve"
+	"github.com/pathtrace/pathtrace/report"
+)
+
+// probeFlags are those of the commands that send a probe.
+type probeFlags struct {
+	source     sourceFlags
+	output     outputFlags
+	count      int
+	timeout    time.Duration
+	verbose    bool
+	ipv4, ipv6 bool
+}
+
+func (f *probeFlags) register(cmd *cobra.Command) {
+	f.source.register(cmd)
+	f.output.register(cmd)
+	flags := cmd.Flags()
+	flags.IntVarP(&f.count, "count", "c", 1, "send `COUNT` probes and explain the first that fails")
+	flags.DurationVar(&f.timeout, "timeout", 5*time.Second, "wait that long for each answer")
+	flags.BoolVarP(&f.verbose, "verbose", "v", false, "say on standard error what pathtrace itself does")
+}
+
+// check refuses values that make no sense.
+func (f *probeFlags) check() error {
+	switch {
+	case f.count < 1 || f.count > 1000:
+		return fmt.Errorf("-c %d: the number of probes is from 1 to 1000", f.count)
+	case f.timeout <= 0:
+		return fmt.Errorf("--timeout %s: the time must be positive", f.timeout)
+	}
+	return f.output.check()
+}
+
+func newPingCommand(env *environment) *cobra.Command {
+	var flags probeFlags
+	cmd := &cobra.Command{
+		Use:   "ping HOST",
+		Short: "Send an ICMP or ICMPv6 echo request and explain its way, there and back",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			want := resolve.Any
+			switch {
+			case flags.ipv4:
+				want = resolve.IPv4
+			case flags.ipv6:
+				want = resolve.IPv6
+			}
+			return flags.run(cmd.Context(), env, "ping", args[0], args[0], 0, want)
+		},
+	}
+	flags.register(cmd)
+	cmd.Flags().BoolVarP(&flags.ipv4, "ipv4", "4", false, "use an IPv4 address of the host")
+	cmd.Flags().BoolVarP(&flags.ipv6, "ipv6", "6", false, "use an IPv6 address of the host")
+	cmd.MarkFlagsMutuallyExclusive("ipv4", "ipv6")
+	return cmd
+}
+
+func newPing6Command(env *environment) *cobra.Command {
+	var flags probeFlags
+	cmd := &cobra.Command{
+		Use:   "ping6 HOST",
+		Short: "Send an ICMPv6 echo request and explain its way, there and back",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return flags.run(cmd.Context(), env, "ping6", args[0], args[0], 0, resolve.IPv6)
+		},
+	}
+	flags.register(cmd)
+	return cmd
+}
+
+func newTCPCommand(env *environment) *cobra.Command {
+	var flags probeFlags
+	cmd := &cobra.Command{
+		Use:   "tcp HOST:PORT",
+		Short: "Open a TCP connection and explain the way of its first packet, there and back",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			host, portText, err := net.SplitHostPort(args[0])
+			if err != nil {
+				return fmt.Errorf("%q is not HOST:PORT (an IPv6 address needs brackets, [2001:db8::1]:80): %w", args[0], err)
+			}
+			port, err := strconv.ParseUint(portText, 10, 16)
+			if err != nil || port == 0 {
+				return fmt.Errorf("%q: the port must be a number from 1 to 65535", args[0])
+			}
+			want := resolve.Any
+			switch {
+			case flags.ipv4:
+				want = resolve.IPv4
+			case flags.ipv6:
+				want = resolve.IPv6
+			}
+			return flags.run(cmd.Context(), env, "tcp", args[0], host, uint16(port), want)
+		},
+	}
+	flags.register(cmd)
+	cmd.Flags().BoolVarP(&flags.ipv4, "ipv4", "4", false, "use an IPv4 address of the host")
+	cmd.Flags().BoolVarP(&flags.ipv6, "ipv6", "6", false, "use an IPv6 address of the host")
+	cmd.MarkFlagsMutuallyExclusive("ipv4", "ipv6")
+	return cmd
+}
+
+// run resolves the host as the source would, traces, and prints the report.
+func (f *probeFlags) run(ctx context.Context, env *environment, kind, target, host string, port uint16, want resolve.Family) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	source, err := f.source.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer source.Close() //nolint:errcheck // a read-only descriptor
+	resolved, err := resolve.Lookup(ctx, resolve.Config{Source: source, Name: host, Want: want})
+	if err != nil {
+		return unresolved(err)
+	}
+	cfg := live.Config{
+		Kind: kind, Source: source, Target: target, Resolved: resolved, Port: port,
+		Count: f.count, Timeout: f.timeout, Version: version,
+	}
+	if f.verbose {
+		cfg.Log = log.New(env.err, "pathtrace: ", log.Lmicroseconds).Printf
+	}
+	r, err := live.Run(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	env.status = outcomeStatus(r)
+	return f.output.write(env, r)
+}
+
+// unresolved gives a missing name or address the status of a failed probe:
+// the source cannot reach the host, which is an answer.
+func unresolved(err error) error {
+	var lookup *resolve.Error
+	if errors.As(err, &lookup) {
+		return &exitError{status: exitFailed, err: err}
+	}
+	return err
+}
+
+// outcomeStatus is the exit status for a report; with several probes the worst
+// counts, since "some lost" is a failure.
+func outcomeStatus(r *report.Report) int {
+	switch r.Verdict.Outcome {
+	case report.Replied, report.Delivered:
+		return exitOK
+	case report.Inconclusive:
+		return exitInconclusive
+	}
+	return exitFailed
+}

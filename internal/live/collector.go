@@ -1,0 +1,94 @@
+//go:build linux
+
+package live
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/path"
+	"github.com/pathtrace/pathtrace/nat"
+	"github.com/pathtrace/pathtrace/ruletrace"
+)
+
+// collector gathers what all sensors deliver. It keeps what may belong to the
+// probes and drops the rest, so its size does not depend on how busy the host
+// is.
+type collector struct {
+	probes *probes
+	// changed holds a token when something was added.
+	changed chan struct{}
+
+	mu        sync.Mutex
+	sightings []capture.Sighting
+	events    []nat.Event
+	hits      []*ruletrace.Hit
+	pending   map[string][]*ruletrace.Hit // not yet resolved, by namespace
+}
+
+func newCollector(probes *probes) *collector {
+	return &collector{probes: probes, changed: make(chan struct{}, 1), pending: make(map[string][]*ruletrace.Hit)}
+}
+
+func (c *collector) sighting(s capture.Sighting) {
+	if !c.probes.packet(&s.Header) {
+		return
+	}
+	c.mu.Lock()
+	c.sightings = append(c.sightings, s)
+	c.mu.Unlock()
+	c.touch()
+}
+
+func (c *collector) event(e nat.Event) {
+	if !c.probes.flow(&e.Flow) {
+		return
+	}
+	c.mu.Lock()
+	c.events = append(c.events, e)
+	c.mu.Unlock()
+	c.touch()
+}
+
+func (c *collector) hit(h ruletrace.Hit) {
+	c.mu.Lock()
+	c.hits = append(c.hits, &h)
+	c.pending[h.NetNS] = append(c.pending[h.NetNS], &h)
+	c.mu.Unlock()
+	c.touch()
+}
+
+func (c *collector) touch() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (c *collector) hasUnresolved() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.pending) > 0
+}
+
+// takeUnresolved hands out the hits of a namespace that are yet to be
+// resolved, each once.
+func (c *collector) takeUnresolved(netns string) []*ruletrace.Hit {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	hits := c.pending[netns]
+	delete(c.pending, netns)
+	return hits
+}
+
+// input is a copy of everything so far, for the join.
+func (c *collector) input() path.Input {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	in := path.Input{Sightings: slices.Clone(c.sightings), Events: slices.Clone(c.events)}
+	for _, h := range c.hits {
+		in.Hits = append(in.Hits, *h)
+	}
+	return in
+}

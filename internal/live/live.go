@@ -1,0 +1,278 @@
+//go:build linux
+
+// Package live makes one live run: it finds the namespaces on the way, opens
+// every sensor in each, sends the probe when all of them are ready, stops when
+// the outcome is known, drains the sensors and hands what they saw to the join.
+//
+// What it changes on the host belongs to sockets that it holds and is gone
+// when they close; see package ruletrace for the one exception.
+package live
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/container"
+	"github.com/pathtrace/pathtrace/internal/diagnose"
+	"github.com/pathtrace/pathtrace/internal/netns"
+	"github.com/pathtrace/pathtrace/internal/path"
+	"github.com/pathtrace/pathtrace/internal/resolve"
+	"github.com/pathtrace/pathtrace/internal/topology"
+	"github.com/pathtrace/pathtrace/report"
+)
+
+// Config says what to trace.
+type Config struct {
+	// Kind is ping, ping6 or tcp, as the report prints it.
+	Kind   string
+	Source *container.Source
+	// Host is the namespace that reports call "host"; nil means the one that
+	// pathtrace runs in.
+	Host *netns.NS
+	// Target is what the user typed, Resolved what it stands for.
+	Target   string
+	Resolved resolve.Result
+	// Port is the TCP port; 0 for pings.
+	Port uint16
+	// Count is the number of probes; 0 means one.
+	Count int
+	// Timeout is how long each answer is waited for; 0 means 5 s.
+	Timeout time.Duration
+	// Version is the program's, for the report.
+	Version string
+	// Log is told what is done on the host before it is done; nil discards it.
+	Log func(format string, args ...any)
+}
+
+// interval is the least time between two probes of one run.
+const interval = 200 * time.Millisecond
+
+// Run traces the probes and explains one: the first that failed, or else the
+// first. An error means that it could not run as asked; a probe that fails is
+// a report.
+func Run(ctx context.Context, cfg Config) (*report.Report, error) {
+	if cfg.Log == nil {
+		cfg.Log = func(string, ...any) {}
+	}
+	cfg.Count = max(cfg.Count, 1)
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 5 * time.Second
+	}
+	started := time.Now()
+	topo, handles, err := topology.Discover(ctx, topology.Config{
+		Host: cfg.Host, Source: cfg.Source.NetNS, SourceName: cfg.Source.Name,
+		Target: cfg.Resolved.Address, Zone: cfg.Resolved.Zone,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find the way to %s: %w", cfg.Resolved.Address, err)
+	}
+	defer handles.Close() //nolint:errcheck // read-only descriptors
+
+	probes, err := newProbes(&cfg, topo.Source)
+	if err != nil {
+		return nil, err
+	}
+	defer probes.close()
+
+	r := &run{cfg: &cfg, topo: topo, evidence: newCollector(probes)}
+	watch, stopWatching := context.WithCancel(context.Background())
+	defer stopWatching()
+	for i := range topo.Namespaces {
+		ns := &topo.Namespaces[i]
+		r.stations = append(r.stations, openStation(ns, handles.Get(ns.Name), probes.match(), &cfg))
+	}
+	var sensing sync.WaitGroup
+	for _, s := range r.stations {
+		s.start(watch, &sensing, r.evidence)
+	}
+	cfg.Log("armed after %s", time.Since(started).Round(time.Millisecond))
+
+	tries := r.sendAll(ctx, probes)
+
+	stopWatching() // each sensor drains what the kernel has queued, then ends
+	sensing.Wait()
+	r.close()
+	defer r.closeResolvers()
+	return r.report(ctx, started, tries), nil
+}
+
+// run is a live run between arming and report.
+type run struct {
+	cfg      *Config
+	topo     *topology.Snapshot
+	stations []*station
+	evidence *collector
+}
+
+// try is one probe that was sent.
+type try struct {
+	probe       path.Probe
+	sendError   error
+	interrupted bool
+	path        *path.Path
+	diagnosis   diagnose.Diagnosis
+}
+
+// sendAll sends the probes one after the other, each when the outcome of the
+// one before is known.
+func (r *run) sendAll(ctx context.Context, probes *probes) []try {
+	var tries []try
+	for i := range r.cfg.Count {
+		sent := time.Now()
+		t := try{probe: probes.identity(i)}
+		deadline, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+		t.sendError = probes.send(deadline, i)
+		if t.sendError == nil { // otherwise nothing more will come
+			r.await(deadline, t.probe)
+		}
+		cancel()
+		t.interrupted = ctx.Err() != nil
+		tries = append(tries, t)
+		if t.interrupted || i+1 == r.cfg.Count {
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Until(sent.Add(interval))):
+		}
+	}
+	return tries
+}
+
+// await returns when the probe's outcome is known: an answer reached the
+// source, or a rule dropped the request or the answer. A packet that merely
+// vanished is waited for until the deadline.
+func (r *run) await(ctx context.Context, probe path.Probe) {
+	for ctx.Err() == nil && !r.decided(ctx, probe) {
+		select {
+		case <-r.evidence.changed:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (r *run) decided(ctx context.Context, probe path.Probe) bool {
+	if p := r.join(probe); p.Answer.Kind != path.None && p.Reply.End.Kind == path.Delivered && p.Reply.End.NetNS == probe.NetNS {
+		return true
+	}
+	if !r.evidence.hasUnresolved() {
+		return false
+	}
+	r.resolve(ctx)
+	p := r.join(probe)
+	return p.Request.End.Kind == path.Dropped || p.Reply.End.Kind == path.Dropped
+}
+
+// join runs the join over what has been seen so far.
+func (r *run) join(probe path.Probe) *path.Path {
+	in := r.evidence.input()
+	in.Probe, in.Topology, in.Inside = probe, r.topo, make(map[string]bool)
+	for _, s := range r.stations {
+		in.Inside[s.name] = s.ring != nil
+	}
+	return path.Join(in)
+}
+
+// resolve asks each namespace for the text and the place of the rules that
+// were hit there.
+func (r *run) resolve(ctx context.Context) {
+	var waiting sync.WaitGroup
+	for _, s := range r.stations {
+		waiting.Go(func() { s.resolve(ctx, r.evidence) })
+	}
+	waiting.Wait()
+}
+
+// close releases the sensors in parallel: each takes the kernel milliseconds.
+func (r *run) close() {
+	var closing sync.WaitGroup
+	for _, s := range r.stations {
+		closing.Go(s.close)
+	}
+	closing.Wait()
+}
+
+func (r *run) closeResolvers() {
+	for _, s := range r.stations {
+		s.fail(sensorTrace, s.resolver.Close())
+	}
+}
+
+// report explains the first try that failed, or else the first.
+func (r *run) report(ctx context.Context, started time.Time, tries []try) *report.Report {
+	// An interrupted run still says what it knows.
+	resolving, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	r.resolve(resolving)
+	for i := range tries {
+		t := &tries[i]
+		t.path = r.join(t.probe)
+		t.diagnosis = diagnose.Diagnose(diagnose.Input{
+			Path: t.path, Topology: r.topo, Probe: t.probe, Waited: r.cfg.Timeout, Sensors: r.sensed(),
+			SendError: t.sendError, Interrupted: t.interrupted, Enter: r.enter(),
+		})
+	}
+	chosen := slices.IndexFunc(tries, func(t try) bool { return t.diagnosis.Verdict.Outcome != report.Replied })
+	t := tries[max(chosen, 0)]
+	out := &report.Report{
+		Schema: report.Schema, Tool: report.Tool{Version: r.cfg.Version}, Started: started,
+		Request: report.Request{
+			Kind: r.cfg.Kind, Target: r.cfg.Target, Address: r.cfg.Resolved.Address.String(), Resolved: r.cfg.Resolved.How,
+			Packet: t.path.Request.Packet,
+			Source: report.Source{Kind: string(r.cfg.Source.Kind), Name: r.cfg.Source.Name, Engine: r.cfg.Source.Engine, NetNS: r.topo.Source},
+		},
+		Verdict: t.diagnosis.Verdict, Findings: t.diagnosis.Findings, Notes: t.diagnosis.Notes,
+		Translations: t.path.Translations, Evidence: t.path.Evidence,
+		Legs: report.Legs{Request: t.path.Request.Hops, Reply: t.path.Reply.Hops},
+	}
+	for _, s := range r.stations {
+		out.Sensors = append(out.Sensors, s.sensors()...)
+	}
+	out.Notes = append(out.Notes, r.topo.Problems...)
+	if len(tries) > 1 {
+		for _, t := range tries {
+			out.Tries = append(out.Tries, report.Try{Packet: t.path.Request.Packet, Outcome: t.diagnosis.Verdict.Outcome, Elapsed: t.diagnosis.Verdict.Elapsed})
+		}
+	}
+	out.Finished = time.Now()
+	return out
+}
+
+// sensed says where packets and rules were watched without loss.
+func (r *run) sensed() diagnose.Sensors {
+	s := diagnose.Sensors{Captured: make(map[string]bool), Traced: make(map[string]bool)}
+	for _, station := range r.stations {
+		s.Captured[station.name] = station.captured()
+		s.Traced[station.name] = station.traced()
+	}
+	return s
+}
+
+// enter says how a command is run in each namespace.
+func (r *run) enter() map[string]string {
+	enter := make(map[string]string)
+	for i := range r.topo.Namespaces {
+		ns := &r.topo.Namespaces[i]
+		if ns.Name != container.HostName {
+			enter[ns.Name] = "ip netns exec " + ns.Name
+		}
+		if ns.Name == r.topo.Source && r.cfg.Source.PID != 0 {
+			enter[ns.Name] = fmt.Sprintf("nsenter --target %d --net", r.cfg.Source.PID)
+		}
+	}
+	return enter
+}
+
+// points lists the interfaces of a namespace for its ring.
+func points(ns *topology.Namespace) []capture.Point {
+	var all []capture.Point
+	for i := range ns.Links {
+		l := &ns.Links[i]
+		all = append(all, capture.Point{NetNS: ns.Name, Interface: l.Name, Index: l.Index, Role: l.Role})
+	}
+	return all
+}

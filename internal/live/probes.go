@@ -1,0 +1,116 @@
+//go:build linux
+
+package live
+
+import (
+	"bytes"
+	"context"
+	"net/netip"
+	"slices"
+
+	"github.com/pathtrace/pathtrace/internal/path"
+	"github.com/pathtrace/pathtrace/internal/probe"
+	"github.com/pathtrace/pathtrace/nat"
+	"github.com/pathtrace/pathtrace/packet"
+	"github.com/pathtrace/pathtrace/ruletrace"
+)
+
+// probes are the packets of one run. Their identity is known before they are
+// sent, so that sensors can be armed for them and for nothing else.
+type probes struct {
+	netns  string
+	target netip.Addr
+	port   uint16
+	ping   *probe.Ping
+	tcp    []*probe.TCP // one for each try: each has a port of its own
+}
+
+func newProbes(cfg *Config, netns string) (*probes, error) {
+	p := &probes{netns: netns, target: cfg.Resolved.Address, port: cfg.Port}
+	config := probe.Config{NetNS: cfg.Source.NetNS, Target: cfg.Resolved.Address, Zone: cfg.Resolved.Zone, Port: cfg.Port}
+	if cfg.Kind != "tcp" {
+		var err error
+		p.ping, err = probe.NewPing(config)
+		return p, err
+	}
+	for range cfg.Count {
+		t, err := probe.NewTCP(config)
+		if err != nil {
+			p.close()
+			return nil, err
+		}
+		p.tcp = append(p.tcp, t)
+	}
+	return p, nil
+}
+
+// match is what the rule trace is armed for. Several TCP probes have a port
+// each, so they are matched by their target alone.
+func (p *probes) match() ruletrace.Match {
+	tuple := p.identity(0).Tuple
+	m := ruletrace.Match{Proto: tuple.Proto, Source: tuple.Src, Target: tuple.Dst, TargetPort: tuple.DstPort, ICMPID: tuple.ICMPID}
+	if p.ping != nil {
+		m.Nonce = p.ping.Nonce
+	}
+	if len(p.tcp) == 1 {
+		m.SourcePort = tuple.SrcPort
+	}
+	return m
+}
+
+// identity is how try i is recognised.
+func (p *probes) identity(i int) path.Probe {
+	if p.ping == nil {
+		return path.Probe{NetNS: p.netns, Tuple: p.tcp[i].Tuple()}
+	}
+	return path.Probe{NetNS: p.netns, Tuple: p.ping.Tuple(), ICMPSeq: uint16(i + 1), Nonce: p.ping.Nonce}
+}
+
+// send sends try i. It returns what the kernel told the socket, which is a
+// hint and never the outcome.
+func (p *probes) send(ctx context.Context, i int) error {
+	if p.ping != nil {
+		return p.ping.Send(ctx, uint16(i+1))
+	}
+	return p.tcp[i].Start(ctx)
+}
+
+func (p *probes) close() {
+	if p.ping != nil {
+		_ = p.ping.Close()
+	}
+	for _, t := range p.tcp {
+		_ = t.Close()
+	}
+}
+
+// packet says whether a packet may belong to a probe, whatever NAT did to it.
+func (p *probes) packet(h *packet.Header) bool {
+	switch {
+	case h.IsICMPError():
+		return h.Quoted != nil && (p.mine(h.Quoted.Tuple) || p.carriesNonce(h.Quoted))
+	case p.ping != nil:
+		return p.carriesNonce(h)
+	}
+	return h.Tuple.Proto == packet.TCP && p.mine(h.Tuple)
+}
+
+func (p *probes) carriesNonce(h *packet.Header) bool {
+	return p.ping != nil && bytes.HasPrefix(h.Payload, p.ping.Nonce)
+}
+
+// mine reports whether a tuple keeps something of a probe's that one NAT
+// leaves alone: the id or a port of its own, or the target.
+func (p *probes) mine(t packet.Tuple) bool {
+	if p.ping != nil {
+		return t.Proto == p.ping.Tuple().Proto && (t.ICMPID == p.ping.Tuple().ICMPID || t.Dst == p.target || t.Src == p.target)
+	}
+	ownPort := slices.ContainsFunc(p.tcp, func(probe *probe.TCP) bool {
+		port := probe.Tuple().SrcPort
+		return t.SrcPort == port || t.DstPort == port
+	})
+	return t.Proto == packet.TCP && (ownPort || (t.Dst == p.target && t.DstPort == p.port) || (t.Src == p.target && t.SrcPort == p.port))
+}
+
+// flow says whether a conntrack entry may be a probe's.
+func (p *probes) flow(f *nat.Flow) bool { return p.mine(f.Original) || p.mine(f.Reply) }

@@ -1,0 +1,250 @@
+//go:build linux
+
+package live
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/netns"
+	"github.com/pathtrace/pathtrace/internal/nfsocket"
+	"github.com/pathtrace/pathtrace/internal/topology"
+	"github.com/pathtrace/pathtrace/nat"
+	"github.com/pathtrace/pathtrace/report"
+	"github.com/pathtrace/pathtrace/ruletrace"
+)
+
+// station holds the sensors of one namespace. A sensor that could not start
+// is nil and its reason is kept: the others go on.
+type station struct {
+	name     string
+	ring     *capture.Ring
+	socket   *nfsocket.Socket
+	arming   *ruletrace.Arming
+	nflog    *ruletrace.NFLog
+	resolver *ruletrace.Resolver
+	decoder  *ruletrace.TraceDecoder
+	names    func(uint32) string // of the namespace's interfaces
+	// legacy says that legacy tables exist, so that rules can be hit that only
+	// NFLOG tells of.
+	legacy bool
+
+	mu      sync.Mutex
+	reasons map[sensor]error // why a sensor is not ok
+	events  uint64
+	hits    uint64
+}
+
+// sensor names a sensor in reports.
+type sensor string
+
+const (
+	sensorCapture   sensor = "capture"
+	sensorConntrack sensor = "conntrack"
+	sensorTrace     sensor = "nft trace"
+	sensorNFLog     sensor = "nflog"
+)
+
+// openStation opens every sensor of a namespace. All of them see whatever
+// happens after it returned.
+func openStation(ns *topology.Namespace, handle *netns.NS, match ruletrace.Match, cfg *Config) *station {
+	s := &station{name: ns.Name, reasons: make(map[sensor]error), resolver: ruletrace.NewResolver(handle, ns.Name), names: interfaceNames(ns)}
+	var err error
+	cfg.Log("%s: open a packet ring for %d interfaces", ns.Name, len(ns.Links))
+	if s.ring, err = capture.OpenRing(capture.RingConfig{
+		NetNS: handle, Points: points(ns),
+		Selector: capture.Selector{Proto: match.Proto, Addresses: valid(match.Source, match.Target), Ports: ports(match)},
+	}); err != nil {
+		s.fail(sensorCapture, err)
+	}
+	cfg.Log("%s: listen to conntrack events and nftables trace", ns.Name)
+	if s.socket, err = nfsocket.Open(nfsocket.Config{NetNS: handle, Conntrack: true, Trace: true, Filter: nfsocket.Filter{Proto: match.Proto}}); err != nil {
+		s.fail(sensorConntrack, err)
+		s.fail(sensorTrace, err)
+	}
+	s.decoder = ruletrace.NewTraceDecoder(ns.Name, s.names)
+	if s.arming, err = ruletrace.Arm(ruletrace.ArmConfig{NetNS: handle, Name: ns.Name, Match: match, Budget: ruletrace.DefaultBudget * cfg.Count}); err != nil {
+		s.fail(sensorTrace, err)
+	} else {
+		cfg.Log("%s: added (removed by the kernel when pathtrace ends):\n%s", ns.Name, s.arming.Describe())
+		if missing := s.arming.Missing(); len(missing) > 0 {
+			s.fail(sensorTrace, errors.Join(missing...))
+		}
+	}
+	s.openNFLog(handle, match, cfg)
+	return s
+}
+
+// openNFLog listens to legacy TRACE where legacy tables exist.
+func (s *station) openNFLog(handle *netns.NS, match ruletrace.Match, cfg *Config) {
+	ipv4, ipv6, err := ruletrace.LegacyTables(handle)
+	tables := ipv4
+	if match.Target.Is6() {
+		tables = ipv6
+	}
+	if err != nil {
+		s.fail(sensorNFLog, fmt.Errorf("whether legacy tables exist: %w", err))
+	}
+	if s.legacy = len(tables) > 0; !s.legacy {
+		return
+	}
+	cfg.Log("%s: bind NFLOG group 0 and set nf_log to nfnetlink_log (put back at the end)", s.name)
+	if s.nflog, err = ruletrace.OpenNFLog(ruletrace.NFLogConfig{NetNS: handle, Name: s.name, InterfaceName: s.names}); err != nil {
+		s.fail(sensorNFLog, err)
+	}
+}
+
+func valid[T interface{ IsValid() bool }](all ...T) []T {
+	return slices.DeleteFunc(all, func(v T) bool { return !v.IsValid() })
+}
+
+func ports(m ruletrace.Match) []uint16 {
+	return slices.DeleteFunc([]uint16{m.SourcePort, m.TargetPort}, func(p uint16) bool { return p == 0 })
+}
+
+func interfaceNames(ns *topology.Namespace) func(uint32) string {
+	names := make(map[uint32]string)
+	for i := range ns.Links {
+		names[uint32(ns.Links[i].Index)] = ns.Links[i].Name
+	}
+	return func(index uint32) string { return names[index] }
+}
+
+// start lets the sensors deliver to the collector until watch is done and they
+// are drained.
+func (s *station) start(watch context.Context, sensing *sync.WaitGroup, to *collector) {
+	if s.ring != nil {
+		sensing.Go(func() { s.fail(sensorCapture, s.ring.Run(watch, to.sighting)) })
+	}
+	if s.socket != nil {
+		sensing.Go(func() {
+			err := s.socket.Run(watch, func(m nfsocket.Message) { s.message(m, to) }, func() {})
+			s.fail(sensorConntrack, err)
+			s.fail(sensorTrace, err)
+		})
+	}
+	if s.nflog != nil {
+		sensing.Go(func() { s.fail(sensorNFLog, s.nflog.Run(watch, to.hit)) })
+	}
+}
+
+// message decodes one message of the netfilter socket.
+func (s *station) message(m nfsocket.Message, to *collector) {
+	if event, ok, err := nat.DecodeEvent(m, s.name); ok || err != nil {
+		if err != nil {
+			s.fail(sensorConntrack, err)
+			return
+		}
+		s.events++
+		to.event(event)
+		return
+	}
+	hit, ok, err := s.decoder.Decode(m.Netlink, m.Seq)
+	if err != nil {
+		s.fail(sensorTrace, err)
+		return
+	}
+	if ok {
+		s.hits++
+		to.hit(hit)
+	}
+}
+
+// resolve fills in the rules of this namespace's hits.
+func (s *station) resolve(ctx context.Context, from *collector) {
+	for _, h := range from.takeUnresolved(s.name) {
+		if err := s.resolver.Resolve(ctx, h); err != nil {
+			which := sensorTrace
+			if h.Legacy {
+				which = sensorNFLog
+			}
+			s.fail(which, err)
+		}
+	}
+}
+
+// fail keeps the first reason why a sensor is not ok.
+func (s *station) fail(which sensor, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil && s.reasons[which] == nil {
+		s.reasons[which] = err
+	}
+}
+
+func (s *station) reason(which sensor) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reasons[which]
+}
+
+func (s *station) close() {
+	if s.arming != nil {
+		s.fail(sensorTrace, s.arming.Close())
+	}
+	if s.nflog != nil {
+		s.fail(sensorNFLog, s.nflog.Close())
+	}
+	if s.socket != nil {
+		s.fail(sensorConntrack, s.socket.Close())
+	}
+	if s.ring != nil {
+		s.fail(sensorCapture, s.ring.Close())
+	}
+}
+
+// captured reports whether every packet here was seen.
+func (s *station) captured() bool {
+	return s.ring != nil && s.ring.Stats().Lost == 0 && s.reason(sensorCapture) == nil
+}
+
+// traced reports whether every rule that a packet met here was seen.
+func (s *station) traced() bool {
+	nft := s.socket != nil && s.arming != nil && s.socket.Stats().Overruns == 0 && s.reason(sensorTrace) == nil
+	legacy := !s.legacy || (s.nflog != nil && s.nflog.Stats().Lost == 0 && s.reason(sensorNFLog) == nil)
+	return nft && legacy
+}
+
+// sensors describes them for the report.
+func (s *station) sensors() []report.Sensor {
+	var all []report.Sensor
+	add := func(which sensor, open bool, received, lost uint64) {
+		entry := report.Sensor{Name: string(which) + " " + s.name, State: "ok", Received: received, Lost: lost}
+		err := s.reason(which)
+		switch {
+		case !open:
+			entry.State = "absent"
+		case err != nil || lost > 0:
+			entry.State = "degraded"
+		}
+		if err != nil {
+			entry.Reason = err.Error()
+		} else if lost > 0 {
+			entry.Reason = fmt.Sprintf("%d lost", lost)
+		}
+		all = append(all, entry)
+	}
+	var ring capture.Stats
+	if s.ring != nil {
+		ring = s.ring.Stats()
+	}
+	add(sensorCapture, s.ring != nil, ring.Received, ring.Lost)
+	var overruns uint64
+	if s.socket != nil {
+		overruns = s.socket.Stats().Overruns
+	}
+	add(sensorConntrack, s.socket != nil, s.events, overruns)
+	add(sensorTrace, s.socket != nil && s.arming != nil, s.hits, overruns)
+	if s.legacy || s.reason(sensorNFLog) != nil {
+		var log ruletrace.Stats
+		if s.nflog != nil {
+			log = s.nflog.Stats()
+		}
+		add(sensorNFLog, s.nflog != nil, log.Received, log.Lost)
+	}
+	return all
+}
