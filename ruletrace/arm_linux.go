@@ -287,7 +287,7 @@ func createOwned(c *netlink.Conn, t nftables.Table) error {
 // fill adds a part's chains and rules, all at once: the kernel commits a batch
 // as a whole.
 func (a *Arming) fill(p *part) error {
-	accept := nftables.ChainPolicyAccept
+	policy := nftables.ChainPolicyAccept
 	for _, ch := range p.chains {
 		added := &nftables.Chain{Name: ch.name, Table: &p.table}
 		if ch.hook != "" {
@@ -298,7 +298,7 @@ func (a *Arming) fill(p *part) error {
 			added.Hooknum = hook
 			added.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(ch.priority))
 			added.Type = nftables.ChainTypeFilter
-			added.Policy = &accept
+			added.Policy = &policy
 		}
 		a.conn.AddChain(added)
 		for _, r := range ch.rules {
@@ -313,23 +313,24 @@ func (a *Arming) fill(p *part) error {
 // strength share it.
 func statelessChains(cfg ArmConfig, priority int, hooks ...Hook) []armingChain {
 	tight, loose := cfg.Match.selectors(slices.Equal(hooks, []Hook{Prerouting}))
-	return withBudget(cfg.Budget, "", priority, tight, loose, hooks)
+	return withBudget(cfg, "", priority, tight, loose, hooks)
 }
 
 // conntrackChains returns the chains that match conntrack's original tuple.
 func conntrackChains(cfg ArmConfig) []armingChain {
 	tight, loose := cfg.Match.conntrackSelectors()
-	return withBudget(cfg.Budget, "ct-", conntrackPriority, tight, loose, []Hook{Prerouting, Output})
+	return withBudget(cfg, "ct-", conntrackPriority, tight, loose, []Hook{Prerouting, Output})
 }
 
-func withBudget(budget int, prefix string, priority int, tight, loose []selector, hooks []Hook) []armingChain {
-	var rules []selector
-	chains := []armingChain{budgetChain(prefix+"trace", budget)}
+func withBudget(cfg ArmConfig, prefix string, priority int, tight, loose []selector, hooks []Hook) []armingChain {
+	// Other traffic pays for one rule.
+	rules := []selector{cfg.Match.others().and(accept)}
+	chains := []armingChain{budgetChain(prefix+"trace", cfg.Budget)}
 	for _, s := range tight {
 		rules = append(rules, s.and(jump(prefix+"trace")))
 	}
 	if len(loose) > 0 {
-		chains = append(chains, budgetChain(prefix+"trace-loose", min(budget, looseBudget)))
+		chains = append(chains, budgetChain(prefix+"trace-loose", min(cfg.Budget, looseBudget)))
 		for _, s := range loose {
 			rules = append(rules, s.and(jump(prefix+"trace-loose")))
 		}
@@ -354,9 +355,10 @@ func budgetChain(name string, budget int) armingChain {
 			&expr.Verdict{Kind: expr.VerdictAccept},
 		},
 	}
-	rest := selector{text: "accept", exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}}
-	return armingChain{name: name, rules: []selector{trace, rest}}
+	return armingChain{name: name, rules: []selector{trace, accept}}
 }
+
+var accept = selector{text: "accept", exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}}
 
 func jump(chain string) selector {
 	return selector{text: "jump " + chain, exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}}

@@ -330,4 +330,3 @@ func cookie(ns *netns.NS) uint64 {
 	})
 	return value
 }
-

@@ -98,6 +98,24 @@ func (f flow) addr(at int, a netip.Addr) (s selector, ok bool) {
 	return field("nh", at, expr.CmpOpEq, a.AsSlice()), true
 }
 
+// ends returns the selectors of packets of which one address is still Target or
+// Source; addr is f.addr or f.quotedAddr.
+func (f flow) ends(addr func(int, netip.Addr) (selector, bool)) []selector {
+	var list []selector
+	addresses := []netip.Addr{f.Target}
+	if f.Source != f.Target {
+		addresses = append(addresses, f.Source)
+	}
+	for _, a := range addresses {
+		for _, at := range []int{f.dstAt, f.srcAt} {
+			if s, ok := addr(at, a); ok {
+				list = append(list, s)
+			}
+		}
+	}
+	return list
+}
+
 // quoteAt is where the packet that an ICMP error quotes starts, seen from the
 // ICMP header.
 const quoteAt = 8
@@ -107,7 +125,8 @@ const quoteAt = 8
 func (f flow) icmpError(p packet.Proto) selector {
 	s := proto(f.icmp)
 	if f.icmp == packet.ICMP {
-		// 3, 4, 5, 11 and 12 are the errors; 6, 7, 9 and 10 quote nothing.
+		// 3, 4, 5, 11 and 12 are the errors (RFC 792); those between quote
+		// nothing that the selectors could take for the flow.
 		s = s.and(field("th", 0, expr.CmpOpGte, []byte{3}), field("th", 0, expr.CmpOpLte, []byte{12}),
 			field("th", 0, expr.CmpOpNeq, []byte{packet.EchoRequest}),
 			field("th", quoteAt, expr.CmpOpEq, []byte{0x45}))
@@ -155,20 +174,22 @@ func (m Match) selectors(bridge bool) (tight, loose []selector) {
 	return tight, loose
 }
 
+// others matches what is neither of the flow's protocol nor an ICMP error.
+func (m Match) others() selector {
+	f := m.flow()
+	not := func(p packet.Proto) selector {
+		return compare(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG_1}, "meta l4proto", expr.CmpOpNeq, []byte{byte(p)})
+	}
+	if f.Proto == f.icmp {
+		return not(f.icmp)
+	}
+	return not(f.icmp).and(not(f.Proto))
+}
+
 // echoSelectors match an ICMP echo, its reply, and errors about either.
 func (f flow) echoSelectors() []selector {
 	var list []selector
 	const idAt, dataAt = 4, 8
-	ends := func(addr func(int, netip.Addr) (selector, bool), add func(selector)) {
-		for _, end := range []struct {
-			at int
-			a  netip.Addr
-		}{{f.dstAt, f.Target}, {f.srcAt, f.Target}, {f.srcAt, f.Source}, {f.dstAt, f.Source}} {
-			if s, ok := addr(end.at, end.a); ok {
-				add(s)
-			}
-		}
-	}
 	quote := f.icmpError(f.icmp)
 	if len(f.Nonce) == NonceBytes {
 		list = append(list,
@@ -176,15 +197,15 @@ func (f flow) echoSelectors() []selector {
 			quote.and(f.quoted(dataAt, f.Nonce)))
 	} else {
 		for _, kind := range []byte{f.echo, f.reply} {
-			ends(f.addr, func(s selector) {
+			for _, end := range f.ends(f.addr) {
 				list = append(list, proto(f.icmp).and(field("th", 0, expr.CmpOpEq, []byte{kind}),
-					field("th", idAt, expr.CmpOpEq, port(f.ICMPID)), s))
-			})
+					field("th", idAt, expr.CmpOpEq, port(f.ICMPID)), end))
+			}
 		}
 	}
-	ends(f.quotedAddr, func(s selector) {
-		list = append(list, quote.and(f.quoted(idAt, port(f.ICMPID)), s))
-	})
+	for _, end := range f.ends(f.quotedAddr) {
+		list = append(list, quote.and(f.quoted(idAt, port(f.ICMPID)), end))
+	}
 	return list
 }
 
@@ -257,18 +278,13 @@ func (f flow) fragmentSelectors() []selector {
 		}, []byte{0x1f, 0xff}))
 	} else {
 		const offsetAt = 2
-		later = masked("frag frag-off", &expr.Exthdr{
+		later = proto(f.Proto).and(masked("frag frag-off", &expr.Exthdr{
 			DestRegister: unix.NFT_REG_1, Type: unix.IPPROTO_FRAGMENT, Offset: offsetAt, Len: 2, Op: expr.ExthdrOpIpv6,
-		}, []byte{0xff, 0xf8})
+		}, []byte{0xff, 0xf8}))
 	}
 	var list []selector
-	for _, end := range []struct {
-		at int
-		a  netip.Addr
-	}{{f.dstAt, f.Target}, {f.srcAt, f.Target}, {f.srcAt, f.Source}, {f.dstAt, f.Source}} {
-		if s, ok := f.addr(end.at, end.a); ok {
-			list = append(list, later.and(s))
-		}
+	for _, end := range f.ends(f.addr) {
+		list = append(list, later.and(end))
 	}
 	return list
 }

@@ -58,22 +58,22 @@ type xtEntries struct { // struct ipt_get_entries
 	Entries [0]uint64 // aligned like the counters in them
 }
 
-type xtEntryTail struct {
-	TargetOffset, NextOffset uint16
-	Comefrom                 uint32
-	Counters                 [2]uint64
-}
-
 type xtEntry4 struct { // struct ipt_entry
-	_    [84]byte // struct ipt_ip
-	_    uint32   // nfcache
-	Tail xtEntryTail
+	_            [84]byte // struct ipt_ip
+	_            uint32   // nfcache
+	TargetOffset uint16
+	NextOffset   uint16
+	_            uint32 // comefrom
+	_            [2]uint64
 }
 
 type xtEntry6 struct { // struct ip6t_entry
-	_    [136]byte // struct ip6t_ip6
-	_    uint32    // nfcache
-	Tail xtEntryTail
+	_            [136]byte // struct ip6t_ip6
+	_            uint32    // nfcache
+	TargetOffset uint16
+	NextOffset   uint16
+	_            uint32 // comefrom
+	_            [2]uint64
 }
 
 // extension is one match or target of a legacy rule, undecoded.
@@ -137,9 +137,9 @@ func getsockopt(fd, level, option int, value []byte) error {
 
 // walkExtensions lists the matches and targets in a table's blob.
 func walkExtensions(blob []byte, ipv6 bool) ([]extension, error) {
-	tail, elems := int(unsafe.Offsetof(xtEntry4{}.Tail)), int(unsafe.Sizeof(xtEntry4{}))
+	offsets, elems := int(unsafe.Offsetof(xtEntry4{}.TargetOffset)), int(unsafe.Sizeof(xtEntry4{}))
 	if ipv6 {
-		tail, elems = int(unsafe.Offsetof(xtEntry6{}.Tail)), int(unsafe.Sizeof(xtEntry6{}))
+		offsets, elems = int(unsafe.Offsetof(xtEntry6{}.TargetOffset)), int(unsafe.Sizeof(xtEntry6{}))
 	}
 	errLayout := errors.New("unknown layout")
 	const extensionHeader = 32 // u16 size, name[29], u8 revision
@@ -148,8 +148,8 @@ func walkExtensions(blob []byte, ipv6 bool) ([]extension, error) {
 		if len(blob) < elems {
 			return nil, errLayout
 		}
-		target := int(binary.NativeEndian.Uint16(blob[tail:]))
-		next := int(binary.NativeEndian.Uint16(blob[tail+2:]))
+		target := int(binary.NativeEndian.Uint16(blob[offsets:]))
+		next := int(binary.NativeEndian.Uint16(blob[offsets+2:]))
 		if target < elems || next < target+extensionHeader || next > len(blob) {
 			return nil, errLayout
 		}
