@@ -221,14 +221,16 @@ const masqueradeNAT = `
 -A POST_public_allow ! -o lo -j MASQUERADE
 `
 
-// Conntrack on the gateway sees one side only of these translations: the
-// answers are INVALID to it, and must not be dropped for that.
+// Conntrack on the gateway sees one side only of these translations: answers
+// are INVALID to it, and so is the third packet of TCP's handshake. None may be
+// dropped for that.
 const (
 	masqueradeSNPT = "-A POSTROUTING -s fd5a:ceb9:ed8d:fe0a::/64 -o zUntrust -j SNPT --src-pfx fd5a:ceb9:ed8d:fe0a::/64 --dst-pfx 2001:db8:ff66::/64"
 	masqueradeDNPT = "-A PREROUTING -d 2001:db8:ff66::/64 -i zUntrust -j DNPT --src-pfx 2001:db8:ff66::/64 --dst-pfx fd5a:ceb9:ed8d:fe0a::/64"
 	masqueradeNPT  = `
 *filter
--A FORWARD -i zTrust -o zUntrust -m conntrack --ctstate NEW,RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -i zTrust -o zUntrust -j ACCEPT
 -A FORWARD -d fd5a:ceb9:ed8d::/48 -i zUntrust -o zTrust -j ACCEPT
 -A FORWARD -j REJECT --reject-with icmp6-adm-prohibited
 *mangle
@@ -261,75 +263,34 @@ func masqueradeTranslations(backend Backend) []Translation {
 	}
 }
 
-// Every fault concerns the echo only: the name can still be resolved.
 func masqueradeFaults() []Fault {
-	const request = "-p ipv6-icmp -m icmp6 --icmpv6-type 128 -m comment --comment "
-	const reply = "-p ipv6-icmp -m icmp6 --icmpv6-type 129 -m comment --comment "
-	host := func(chain, text, iptables string) func(Backend) Rule {
-		return func(backend Backend) Rule {
-			if backend != NFT {
-				return iptablesRule(backend, true, "filter", iptables)
-			}
-			return nftRule("inet", "firewalld", chain, text)
-		}
-	}
-	elsewhere := func(iptables string) func(Backend) Rule {
-		return func(backend Backend) Rule { return iptablesRule(beside(backend), true, "filter", iptables) }
-	}
-	return []Fault{
-		{
-			Name: ForwardDrop, Summary: "a rule on the host drops the request", netns: HostName,
-			outcome: dropped("request", "forward"),
-			rule: host("filter_FWDI_docker_deny", `icmpv6 type echo-request drop comment "no pings from containers"`,
-				"-A FWDI_docker_deny "+request+`"no pings from containers" -j DROP`),
-		}, {
-			Name: ForwardPolicy, Summary: "no rule on the host accepts the request, and the policy is drop", netns: HostName,
-			outcome: Truth{Outcome: "dropped", Leg: "request", Code: "FILTER_POLICY_DROP", Hook: "forward"},
-			rule:    host("filter_FORWARD", "policy drop", ":FORWARD DROP"),
-			apply: func(host *node, rule Rule) {
-				if rule.Backend != NFT {
-					host.iptables(rule.Backend, true, `
-*filter
-:FORWARD DROP
--F FORWARD_LAST
--F FWDI_docker_allow
--A FWDI_docker_allow -p udp -m udp --dport 53 -j ACCEPT
-`)
-					return
-				}
+	host := filter{
+		ipv6:  true,
+		table: "firewalld", base: "filter_FORWARD", requests: "filter_FWDI_docker_deny", replies: "filter_FORWARD",
+		iptablesRequests: "FWDI_docker_deny", iptablesReplies: "FORWARD",
+		dropByPolicy: func(host *node, backend Backend) {
+			if backend == NFT {
 				host.nft(`
 add chain inet firewalld filter_FORWARD { policy drop; }
 flush chain inet firewalld filter_FORWARD_LAST
 flush chain inet firewalld filter_FWDI_docker_allow
 add rule inet firewalld filter_FWDI_docker_allow udp dport 53 accept
 `)
-			},
-		}, {
-			Name: Reject, Summary: "a rule on the host rejects the request", netns: HostName,
-			outcome: rejected("request", "forward"),
-			rule: host("filter_FWDI_docker_deny", `icmpv6 type echo-request reject with icmpv6 admin-prohibited comment "pings are prohibited"`,
-				"-A FWDI_docker_deny "+request+`"pings are prohibited" -j REJECT --reject-with icmp6-adm-prohibited`),
-		}, {
-			Name: ReplyDrop, Summary: "a rule on the host drops the reply", netns: HostName,
-			outcome: dropped("reply", "forward"),
-			rule: host("filter_FORWARD", `icmpv6 type echo-reply drop comment "no echo replies from outside"`,
-				"-A FORWARD "+reply+`"no echo replies from outside" -j DROP`),
-		}, {
-			Name: ForwardDrop + "@gateway", Summary: "a rule on the gateway drops the request", netns: "gateway",
-			outcome: dropped("request", "forward"),
-			rule:    elsewhere("-A FORWARD " + request + `"no pings to the internet" -j DROP`),
-		}, {
-			Name: ReplyDrop + "@gateway", Summary: "a rule on the gateway drops the reply", netns: "gateway",
-			outcome: dropped("reply", "forward"),
-			rule:    elsewhere("-A FORWARD " + reply + `"no echo replies from the internet" -j DROP`),
-		}, {
-			Name: "output-drop@cnt01", Summary: "a rule in the container drops the request", netns: "cnt01",
-			outcome: dropped("request", "output"),
-			rule:    elsewhere("-A OUTPUT " + request + `"this container may not ping" -j DROP`),
-		}, {
-			Name: "input-drop@cnt01", Summary: "a rule in the container drops the reply", netns: "cnt01",
-			outcome: dropped("reply", "input"),
-			rule:    elsewhere("-A INPUT " + reply + `"no echo replies for this container" -j DROP`),
+				return
+			}
+			host.iptables(backend, true, `
+*filter
+:FORWARD DROP
+-F FORWARD_LAST
+-F FWDI_docker_allow
+-A FWDI_docker_allow -p udp -m udp --dport 53 -j ACCEPT
+`)
 		},
 	}
+	return append(host.faults(),
+		dropAt(ForwardDrop, "gateway", "request", "forward", "no pings to the internet", true),
+		dropAt(ReplyDrop, "gateway", "reply", "forward", "no echo replies from the internet", true),
+		dropAt("output-drop", "cnt01", "request", "output", "this container may not ping", true),
+		dropAt("input-drop", "cnt01", "reply", "input", "no echo replies for this container", true),
+	)
 }

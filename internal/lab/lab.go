@@ -92,38 +92,6 @@ type Scenario struct {
 	translations   func(Backend) []Translation
 }
 
-// Fault is something that can be broken in a scenario.
-type Fault struct {
-	// Name is the kind of the fault, followed by "@namespace" when it is not on
-	// the host.
-	Name string
-	// Summary is one line.
-	Summary string
-
-	// netns is where it is, outcome what comes of it without the rule, which
-	// rule gives. apply makes it; nil inserts the rule.
-	netns   string
-	outcome Truth
-	rule    func(Backend) Rule
-	apply   func(*node, Rule)
-}
-
-// The kinds of faults.
-const (
-	ForwardDrop   = "forward-drop"
-	ForwardPolicy = "forward-policy"
-	Reject        = "reject"
-	ReplyDrop     = "reply-drop"
-)
-
-func dropped(leg, hook string) Truth {
-	return Truth{Outcome: "dropped", Leg: leg, Code: "FILTER_DROP", Hook: hook}
-}
-
-func rejected(leg, hook string) Truth {
-	return Truth{Outcome: "rejected", Leg: leg, Code: "FILTER_REJECTED", Hook: hook}
-}
-
 // Truth is what a network must be explained as. The words are those of the
 // report.
 type Truth struct {
@@ -155,7 +123,7 @@ type Translation struct {
 
 // Scenarios returns all scenarios, the default first.
 func Scenarios() []Scenario {
-	return []Scenario{ipv6Masquerade()}
+	return []Scenario{ipv6Masquerade(), dockerBridge(), netnsByHand()}
 }
 
 // Find returns a scenario by name.
@@ -267,7 +235,7 @@ func (s *Scenario) fault(name string) (Fault, bool) {
 }
 
 func (s *Scenario) visible(options Options, name string) bool {
-	return !slices.Contains(s.hidden, name) && !(options.Opaque && slices.Contains(s.opaque, name))
+	return !slices.Contains(s.hidden, name) && (!options.Opaque || !slices.Contains(s.opaque, name))
 }
 
 func join[T ~string](words []T) string {

@@ -1,0 +1,107 @@
+//go:build linux
+
+package lab
+
+import "strings"
+
+// Fault is something that can be broken in a scenario. Every fault concerns
+// pings only, so that names can still be resolved.
+type Fault struct {
+	// Name is the kind of the fault, followed by "@namespace" when it is not on
+	// the host.
+	Name string
+	// Summary is one line.
+	Summary string
+
+	// netns is where it is, outcome what comes of it, without the rule, which
+	// rule gives. apply makes it; nil inserts the rule.
+	netns   string
+	outcome Truth
+	rule    func(Backend) Rule
+	apply   func(*node, Rule)
+}
+
+// The faults that every scenario has on its host.
+const (
+	ForwardDrop   = "forward-drop"
+	ForwardPolicy = "forward-policy"
+	Reject        = "reject"
+	ReplyDrop     = "reply-drop"
+)
+
+// filter is where the rules of a scenario's host filter forwarded packets: the
+// chains for requests and for replies, and how nothing is left that accepts a
+// request.
+type filter struct {
+	ipv6 bool
+	// Each is the name of a chain, in nft of the table in inet.
+	table, requests, replies, base    string
+	iptablesRequests, iptablesReplies string
+	dropByPolicy                      func(host *node, backend Backend)
+}
+
+// faults are those on the host.
+func (f filter) faults() []Fault {
+	proto, prohibited := "icmp", "icmp-admin-prohibited"
+	if f.ipv6 {
+		proto, prohibited = "icmpv6", "icmp6-adm-prohibited"
+	}
+	rule := func(chain, text, iptables string) func(Backend) Rule {
+		return func(backend Backend) Rule {
+			if backend == NFT {
+				return nftRule("inet", f.table, chain, text)
+			}
+			return iptablesRule(backend, f.ipv6, "filter", iptables)
+		}
+	}
+	return []Fault{
+		{
+			Name: ForwardDrop, Summary: "a rule on the host drops the request", netns: HostName,
+			outcome: dropped("request", "forward"),
+			rule: rule(f.requests, proto+` type echo-request drop comment "no pings from containers"`,
+				echoRule(f.iptablesRequests, f.ipv6, "request", "no pings from containers", "DROP")),
+		}, {
+			Name: ForwardPolicy, Summary: "no rule on the host accepts the request, and the policy is drop", netns: HostName,
+			outcome: Truth{Outcome: "dropped", Leg: "request", Code: "FILTER_POLICY_DROP", Hook: "forward"},
+			rule:    rule(f.base, "policy drop", ":FORWARD DROP"),
+			apply:   func(host *node, rule Rule) { f.dropByPolicy(host, rule.Backend) },
+		}, {
+			Name: Reject, Summary: "a rule on the host rejects the request", netns: HostName,
+			outcome: Truth{Outcome: "rejected", Leg: "request", Code: "FILTER_REJECTED", Hook: "forward"},
+			rule: rule(f.requests, proto+` type echo-request reject with `+proto+` admin-prohibited comment "pings are prohibited"`,
+				echoRule(f.iptablesRequests, f.ipv6, "request", "pings are prohibited", "REJECT --reject-with "+prohibited)),
+		}, {
+			Name: ReplyDrop, Summary: "a rule on the host drops the reply", netns: HostName,
+			outcome: dropped("reply", "forward"),
+			rule: rule(f.replies, proto+` type echo-reply drop comment "no echo replies from outside"`,
+				echoRule(f.iptablesReplies, f.ipv6, "reply", "no echo replies from outside", "DROP")),
+		},
+	}
+}
+
+// dropAt is a fault in another namespace than the host. Its rule is written
+// with iptables there.
+func dropAt(name, netns, leg, hook, comment string, ipv6 bool) Fault {
+	return Fault{
+		Name:    name + "@" + netns,
+		Summary: "a rule in " + netns + " drops the " + leg,
+		netns:   netns,
+		outcome: dropped(leg, hook),
+		rule: func(backend Backend) Rule {
+			return iptablesRule(beside(backend), ipv6, "filter", echoRule(strings.ToUpper(hook), ipv6, leg, comment, "DROP"))
+		},
+	}
+}
+
+// echoRule is the line of iptables-save that matches an echo request or reply.
+func echoRule(chain string, ipv6 bool, leg, comment, target string) string {
+	match, types := "-p icmp -m icmp --icmp-type ", map[string]string{"request": "8", "reply": "0"}
+	if ipv6 {
+		match, types = "-p ipv6-icmp -m icmp6 --icmpv6-type ", map[string]string{"request": "128", "reply": "129"}
+	}
+	return "-A " + chain + " " + match + types[leg] + ` -m comment --comment "` + comment + `" -j ` + target
+}
+
+func dropped(leg, hook string) Truth {
+	return Truth{Outcome: "dropped", Leg: leg, Code: "FILTER_DROP", Hook: hook}
+}

@@ -1,0 +1,88 @@
+//go:build linux
+
+package lab
+
+import "net/netip"
+
+func netnsByHand() Scenario {
+	source := netip.MustParseAddr("172.19.0.2")
+	return Scenario{
+		Name:    "netns-by-hand",
+		Summary: "a namespace connected by hand: a veth pair, a default route, forwarding and masquerade",
+		Picture: `mynamespace  veth1 172.19.0.2
+  |
+host         veth0 172.19.0.1
+             eth0 203.0.113.1   masquerade
+  |
+internet     dns.google 8.8.8.8, 8.8.4.4
+`,
+		Command: []string{"ping", "8.8.8.8", "--netns", "mynamespace"},
+		Try: [][]string{
+			{"ping", "172.19.0.1", "--netns", "mynamespace"},
+			{"ping", "172.19.0.2"},
+			{"tcp", "8.8.8.8:80", "--netns", "mynamespace"},
+			{"conntrack", "--nat"},
+		},
+		Source:   "mynamespace",
+		Target:   ipv4Target,
+		Resolver: ipv4Target,
+		Backends: []Backend{NFT, IPTablesNFT, IPTablesLegacy},
+		hidden:   []string{"internet"},
+		Request:  []string{"mynamespace/veth1 egress", "host/veth0 ingress", "host/eth0 egress"},
+		Reply:    []string{"host/eth0 ingress", "host/veth0 egress", "mynamespace/veth1 ingress"},
+		Faults: filter{
+			table: "filter", base: "forward", requests: "forward", replies: "forward",
+			iptablesRequests: "FORWARD", iptablesReplies: "FORWARD",
+			dropByPolicy: func(host *node, backend Backend) {
+				if backend == NFT {
+					host.nft("add chain inet filter forward { policy drop; }\n")
+					return
+				}
+				host.iptables(backend, false, "*filter\n:FORWARD DROP\n")
+			},
+		}.faults(),
+		build: func(b *builder) { buildByHand(b, source) },
+		translations: func(backend Backend) []Translation {
+			if backend == NFT {
+				return masqueraded(source, nftRule("ip", "nat", "postrouting", "ip saddr 172.19.0.0/24 masquerade"))
+			}
+			return masqueraded(source, iptablesRule(backend, false, "nat", "-A POSTROUTING -s 172.19.0.0/24 -j MASQUERADE"))
+		},
+	}
+}
+
+func buildByHand(b *builder, source netip.Addr) {
+	options := b.network.Options
+	space, host, internet := b.namespace("mynamespace"), b.namespace(HostName), b.namespace("internet")
+	host.router()
+	host.bridgeNF(false)
+
+	b.wire(host, "veth0", space, "veth1")
+	host.addr("veth0", "172.19.0.1/24")
+	space.addr("veth1", source.String()+"/24")
+	space.route("default", "172.19.0.1", "veth1")
+
+	b.wire(host, "eth0", internet, "eth0")
+	host.addr("eth0", lanHost.String()+"/24")
+	host.route("default", lanGateway.String(), "eth0")
+	internet.addr("eth0", lanGateway.String()+"/24")
+	b.google(internet)
+
+	if options.Backend == NFT {
+		host.nft(`
+table inet filter {
+	chain forward {
+		type filter hook forward priority filter; policy accept;
+	}
+}
+table ip nat {
+	chain postrouting {
+		type nat hook postrouting priority srcnat; policy accept;
+		ip saddr 172.19.0.0/24 masquerade
+	}
+}
+`)
+		return
+	}
+	host.iptables(options.Backend, false, "*nat\n-A POSTROUTING -s 172.19.0.0/24 -j MASQUERADE\n")
+}
