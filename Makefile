@@ -27,13 +27,13 @@ build:
 demo: build tools
 	build/pathtrace demo ipv6-masquerade
 
-# make test: all checks and tests, as root and as an ordinary user (as that user
-# alone when it is not root who asks); changes nothing on the machine
+# make test: all checks and tests, as root (when it is root who asks) and as an
+# ordinary user in user namespaces; changes nothing on the machine
 .PHONY: test
 test: tools lint
 	@$(if $(RACE),:,echo 'test: no C compiler, so no race detector' >&2)
-	$(GO_TEST) ./...
-	@[ "$$(id -u)" != 0 ] || { set -x; $(GO_TEST) -exec '$(CURDIR)/scripts/as-user.sh' ./...; }
+	@[ "$$(id -u)" != 0 ] || { set -x; $(GO_TEST) ./...; }
+	$(GO_TEST) -exec '$(CURDIR)/scripts/as-user.sh' ./...
 
 # make lint: go vet (also for systems other than Linux), golangci-lint
 .PHONY: lint
