@@ -110,7 +110,7 @@ func replied(in *Input) report.Verdict {
 	if p.Request.First != nil && p.Reply.Last != nil {
 		v.Elapsed = p.Reply.Last.Time.Sub(p.Request.First.Time)
 	}
-	if p.Request.End.Kind == path.Left {
+	if p.Request.End.Kind == path.Left && p.Request.End.NetNS == topology.HostName {
 		v.Summary += fmt.Sprintf(" It left %s; what lies beyond is not visible; the answer came back.", exit(&p.Request.End))
 	}
 	return v
@@ -127,7 +127,7 @@ func exit(end *path.End) string {
 
 // the names a namespace in a sentence.
 func the(netns string) string {
-	if netns == "host" {
+	if netns == topology.HostName {
 		return "the host"
 	}
 	return netns
@@ -135,24 +135,35 @@ func the(netns string) string {
 
 // translationWords says in a sentence what happened to the addresses.
 func translationWords(all []report.Translation) string {
-	var parts []string
+	words := make(map[string][]string) // by field
 	for _, t := range all {
 		if t.Leg == "reply" {
 			continue
 		}
 		place := fmt.Sprintf("at %s %s", t.NetNS, t.Interface)
-		if t.NetNS == "host" {
+		if t.NetNS == topology.HostName {
 			place = "on the host at " + t.Interface
 		}
-		parts = append(parts, fmt.Sprintf("%s %s", translatedWord(t), place))
+		words[t.Field] = append(words[t.Field], translatedWord(t)+" "+place)
 	}
-	switch len(parts) {
-	case 0:
+	var parts []string
+	for _, field := range []string{"destination", "source"} {
+		if len(words[field]) > 0 {
+			parts = append(parts, fmt.Sprintf("the %s was %s", field, list(words[field])))
+		}
+	}
+	if len(parts) == 0 {
 		return "No address was translated on the way."
-	case 1:
-		return "The " + parts[0] + "."
 	}
-	return "The " + strings.Join(parts[:len(parts)-1], ", ") + " and " + parts[len(parts)-1] + "."
+	return capital(strings.Join(parts, "; ")) + "."
+}
+
+// list joins words as a sentence does.
+func list(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:len(words)-1], ", ") + " and " + words[len(words)-1]
 }
 
 func translatedWord(t report.Translation) string {
@@ -166,7 +177,7 @@ func translatedWord(t report.Translation) string {
 	if t.Kind == "snat" && t.Rule == nil {
 		word = "translated (masquerade or SNAT)"
 	}
-	return fmt.Sprintf("%s was %s", t.Field, word)
+	return word
 }
 
 // refused judges an exchange that an ICMP error or a reset ended, and that no
@@ -338,7 +349,10 @@ func beyond(in *Input) string {
 	if end.Kind != path.Left {
 		return ""
 	}
-	return fmt.Sprintf("What lies beyond %s of %s is not visible from here.", end.Interface, the(end.NetNS))
+	if end.NetNS == topology.HostName && in.Path.Answer.Kind == path.Reply && in.Path.Reply.End.Kind == path.Delivered {
+		return "" // the summary says so
+	}
+	return fmt.Sprintf("The request left %s; what lies beyond is not visible from here.", exit(end))
 }
 
 func capital(s string) string {

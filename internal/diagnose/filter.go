@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/pathtrace/pathtrace/internal/path"
+	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/packet"
 	"github.com/pathtrace/pathtrace/report"
 	"github.com/pathtrace/pathtrace/ruletrace"
@@ -26,14 +27,11 @@ func filtered(in *Input, leg string, l *path.Leg) report.Verdict {
 	switch {
 	case end.Policy:
 		v.Code = FilterPolicyDrop
-		v.Mechanism = fmt.Sprintf("policy of chain %s", chain)
 		v.Summary = fmt.Sprintf("%s was dropped %s by the policy of chain %s: no rule there accepted it.", what, place, chain)
 	case end.Verdict == ruletrace.Reject:
 		v.Outcome, v.Code = report.Rejected, FilterRejected
-		v.Mechanism = fmt.Sprintf("rule in chain %s", chain)
 		v.Summary = fmt.Sprintf("%s was rejected %s by a rule of chain %s%s.", what, place, chain, answered(in, leg))
 	default:
-		v.Mechanism = fmt.Sprintf("rule in chain %s", chain)
 		v.Summary = fmt.Sprintf("%s was dropped %s by a rule of chain %s.", what, place, chain)
 	}
 	if end.Rule.Family == "bridge" || end.Bridged {
@@ -54,7 +52,7 @@ func answered(in *Input, leg string) string {
 }
 
 func where(netns string) string {
-	if netns == "host" {
+	if netns == topology.HostName {
 		return "on the host"
 	}
 	return "in " + netns

@@ -63,6 +63,7 @@ func (j *joiner) leg(name string, t *trail) Leg {
 		hop := &leg.Hops[len(leg.Hops)-1]
 		hop.Steps = append(hop.Steps, report.Step{
 			Kind: "deliver", Text: "delivered to " + hop.NetNS, Confidence: report.Reconstructed, Evidence: leg.End.Evidence,
+			Dull: name == "reply" && hop.NetNS == j.in.Probe.NetNS, // the verdict says so
 		})
 	}
 	return leg

@@ -203,7 +203,6 @@ func TestJoinFollowsTranslations(t *testing.T) {
 		"host/br0 egress " + targetAddr,
 		"host/veth0 egress " + targetAddr,
 		"cnt01/eth0 ingress " + targetAddr,
-		"  deliver: delivered to cnt01 [reconstructed]",
 		"end: delivered",
 	}
 	if diff := cmp.Diff(want, describe(got.Reply)); diff != "" {

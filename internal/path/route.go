@@ -26,7 +26,7 @@ func (j *joiner) route(v *visit, all []element, origin bool) *element {
 	if decision.Route != nil {
 		s.Text = decision.Route.Text
 	}
-	left := leftBy(v, ns)
+	left := leftBy(v, all, ns)
 	switch {
 	case decision.Undetermined || decision.Route == nil:
 		s.Text, s.Confidence = "not determined", report.Assumed
@@ -104,9 +104,15 @@ func bridgedThrough(v *visit, ns *topology.Namespace) bool {
 	return in != "" && in == out
 }
 
-// leftBy is the interface that a packet was routed out of, empty when it was
-// not seen to leave. A bridge port stands for its bridge.
-func leftBy(v *visit, ns *topology.Namespace) string {
+// leftBy is the interface that a packet was routed out of: where it was seen to
+// leave, or what the rules that it met behind the routing decision were told.
+// Empty when neither is known. A bridge port stands for its bridge.
+func leftBy(v *visit, all []element, ns *topology.Namespace) string {
+	for i := range all {
+		if s := all[i].step; s != nil && s.hit != nil && s.hit.Egress != "" && s.hit.Rule.Family != "bridge" {
+			return s.hit.Egress
+		}
+	}
 	for _, s := range v.sightings {
 		if s.Direction != capture.Egress {
 			continue

@@ -12,9 +12,6 @@ import (
 	"github.com/pathtrace/pathtrace/internal/netns"
 )
 
-// HostName is the name of the namespace that pathtrace runs in.
-const HostName = "host"
-
 // Config says what is to be discovered.
 type Config struct {
 	// Host is the namespace that reports call "host"; nil is the one that the

@@ -11,6 +11,9 @@ import (
 	"github.com/pathtrace/pathtrace/packet"
 )
 
+// HostName is the name of the namespace that pathtrace runs in.
+const HostName = "host"
+
 // Snapshot is what was found. Namespaces are in the order in which a packet
 // from the source reaches them: the source first.
 type Snapshot struct {
