@@ -145,17 +145,53 @@ func Find(ctx context.Context, config Config) (*Source, error) {
 			given++
 		}
 	}
+	var source *Source
+	var err error
 	switch {
 	case given > 1:
 		return nil, errors.New("give one of a container, a network namespace and a pid")
 	case config.Container != "":
-		return findContainer(ctx, config)
+		source, err = findContainer(ctx, config)
 	case config.NetNS != "":
-		return findNetNS(config)
+		source, err = findNetNS(config)
 	case config.PID != 0:
-		return fromPID(config.PID, &Source{Kind: KindPID, Name: fmt.Sprintf("pid %d", config.PID)})
+		source, err = fromPID(config.PID, &Source{Kind: KindPID, Name: fmt.Sprintf("pid %d", config.PID)})
+	default:
+		return host()
 	}
-	return host()
+	if err != nil {
+		return nil, err
+	}
+	if err := source.enter(); err != nil {
+		return nil, errors.Join(err, source.Close())
+	}
+	return source, nil
+}
+
+// enter tries to enter the namespace, so that a missing capability is found
+// before anything is built on it, and gives a source that is the host after
+// all the host's name, and no other one.
+func (s *Source) enter() error {
+	current, err := netns.Current()
+	if err != nil {
+		return err
+	}
+	defer current.Close() //nolint:errcheck // read-only descriptor
+	if current.ID() == s.NetNS.ID() {
+		s.Name = HostName
+		return nil
+	}
+	if s.Name == HostName {
+		s.Name = fmt.Sprintf("%s %s", s.Kind, HostName)
+	}
+	what := fmt.Sprintf("enter the network namespace of %s", s.Name)
+	if err := s.NetNS.Do(func() error { return nil }); err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return &PermissionError{What: what, Needs: "CAP_SYS_ADMIN", Err: cause(err)}
+		}
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
 }
 
 func host() (*Source, error) {
@@ -195,35 +231,12 @@ func fromPID(pid int, source *Source) (*Source, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	if err := mayEnter(ns, what); err != nil {
-		return nil, errors.Join(err, ns.Close())
-	}
 	root, err := openRoot(fmt.Sprintf("/proc/self/fd/%d/root", process.Fd()))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the root directory of pid %d: %w", pid, cause(err)), ns.Close())
 	}
 	source.NetNS, source.PID, source.root, source.etc = ns, pid, root, []string{"etc"}
 	return source, nil
-}
-
-// mayEnter tries to enter the namespace, so that a missing capability is
-// found before anything is built on it.
-func mayEnter(ns *netns.NS, what string) error {
-	current, err := netns.Current()
-	if err != nil {
-		return err
-	}
-	defer current.Close() //nolint:errcheck // read-only descriptor
-	if current.ID() == ns.ID() {
-		return nil
-	}
-	if err := ns.Do(func() error { return nil }); err != nil {
-		if errors.Is(err, fs.ErrPermission) {
-			return &PermissionError{What: what, Needs: "CAP_SYS_ADMIN", Err: cause(err)}
-		}
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
 }
 
 func findNetNS(config Config) (*Source, error) {
@@ -279,9 +292,6 @@ func fromPath(path string, source *Source) (*Source, error) {
 	if err != nil || kind != unix.CLONE_NEWNET {
 		return nil, errors.Join(fmt.Errorf("%s is not a network namespace", path), ns.Close())
 	}
-	if err := mayEnter(ns, what); err != nil {
-		return nil, errors.Join(err, ns.Close())
-	}
 	root, err := openRoot("/")
 	if err != nil {
 		return nil, errors.Join(err, ns.Close())
@@ -317,7 +327,6 @@ func findContainer(ctx context.Context, config Config) (*Source, error) {
 	if config.Engine == "" || config.Engine == "netns" {
 		source, err := fromName(config, config.Container)
 		if err == nil {
-			source.Kind = KindNetNS
 			return source, nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) {

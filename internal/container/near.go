@@ -13,7 +13,7 @@ const maxNear = 3
 
 // near returns the names that a mistyped one may stand for, the nearest first:
 // those that contain it or are contained in it, and those that differ in a
-// third of the letters at most.
+// third of the letters, rounded up.
 func near(typed string, names []string) []string {
 	type match struct {
 		name     string
@@ -26,7 +26,7 @@ func near(typed string, names []string) []string {
 		distance := levenshtein(lower, candidate)
 		contained := len(lower) > 1 && len(candidate) > 1 &&
 			(strings.Contains(candidate, lower) || strings.Contains(lower, candidate))
-		if contained || distance <= max(1, len(lower)/3) {
+		if contained || distance <= (len(lower)+2)/3 {
 			matches = append(matches, match{name, distance})
 		}
 	}
