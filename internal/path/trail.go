@@ -38,9 +38,14 @@ func requestTrail(in *Input) trail {
 		return collect(in, sightings[first].Header, once(sightings, first))
 	}
 	for i := range in.Hits {
-		// It never reached an interface: the rules of its namespace saw it.
+		// It never reached an interface with the tuple that it was sent with:
+		// the rules of its namespace dropped it, or translated it.
 		h := &in.Hits[i]
 		if h.NetNS == in.Probe.NetNS && h.Header.Tuple == in.Probe.Tuple && !h.Header.Flags.Has(packet.ACK) {
+			same := func(s capture.Sighting) bool { return h.Header.Compare(&s.Header) == packet.Same }
+			if first := slices.IndexFunc(sightings, same); first >= 0 {
+				return collect(in, sightings[first].Header, once(sightings, first))
+			}
 			return collect(in, h.Header, nil)
 		}
 	}
