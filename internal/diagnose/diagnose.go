@@ -141,7 +141,10 @@ func translationWords(all []report.Translation) string {
 			continue
 		}
 		place := fmt.Sprintf("at %s %s", t.NetNS, t.Interface)
-		if t.NetNS == topology.HostName {
+		switch {
+		case t.Interface == "":
+			place = where(t.NetNS)
+		case t.NetNS == topology.HostName:
 			place = "on the host at " + t.Interface
 		}
 		words[t.Field] = append(words[t.Field], translatedWord(t)+" "+place)

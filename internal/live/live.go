@@ -95,6 +95,9 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 
 	stopWatching() // each sensor drains what the kernel has queued, then ends
 	sensing.Wait()
+	for _, s := range r.stations {
+		s.resync(ctx, r.evidence)
+	}
 	r.close()
 	defer r.closeResolvers()
 	return r.report(ctx, started, tries), nil

@@ -22,6 +22,7 @@ import (
 // is nil and its reason is kept: the others go on.
 type station struct {
 	name     string
+	handle   *netns.NS
 	ring     *capture.Ring
 	socket   *nfsocket.Socket
 	arming   *ruletrace.Arming
@@ -52,7 +53,7 @@ const (
 // openStation opens every sensor of a namespace. All of them see whatever
 // happens after it returned.
 func openStation(ns *topology.Namespace, handle *netns.NS, match ruletrace.Match, cfg *Config) *station {
-	s := &station{name: ns.Name, reasons: make(map[sensor]error), resolver: ruletrace.NewResolver(handle, ns.Name), names: interfaceNames(ns)}
+	s := &station{name: ns.Name, handle: handle, reasons: make(map[sensor]error), resolver: ruletrace.NewResolver(handle, ns.Name), names: interfaceNames(ns)}
 	var err error
 	cfg.Log("%s: open a packet ring for %d interfaces", ns.Name, len(ns.Links))
 	if s.ring, err = capture.OpenRing(capture.RingConfig{
@@ -151,6 +152,21 @@ func (s *station) message(m nfsocket.Message, to *collector) {
 	if ok {
 		s.hits++
 		to.hit(hit)
+	}
+}
+
+// resync reads the conntrack table where events were lost: what it says of the
+// probes is as good as the events, only when it happened is gone.
+func (s *station) resync(ctx context.Context, to *collector) {
+	if s.socket == nil || s.socket.Stats().Overruns == 0 {
+		return
+	}
+	flows, err := nat.Dump(ctx, s.handle, s.name, nat.Filter{})
+	if err != nil {
+		s.fail(sensorConntrack, err)
+	}
+	for _, f := range flows {
+		to.event(nat.Event{Kind: nat.Existing, Flow: f})
 	}
 }
 

@@ -301,7 +301,7 @@ func (j *joiner) conntrack(leg string, t *trail, v *visit) []element {
 		case e.Kind == nat.New && leg == "request":
 			s.Text, at.stage = "NEW", stageConfirm
 		case e.Kind == nat.Existing && leg == "request":
-			s.Text, at.stage = "flow is older than this trace", stagePrerouting
+			s.Text, at.stage = "the flow is in the table; no event of its beginning was seen", stagePrerouting
 			s.Dull = false
 		case e.Kind == nat.Update && leg == "reply" && !errorTrail(t):
 			s.Text, at.stage = "UPDATE (answer seen)", stagePrerouting

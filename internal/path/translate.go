@@ -71,8 +71,7 @@ func ends(all []element) (before, after packet.Tuple, ok bool) {
 	return before, after, ok
 }
 
-// leaves reports whether the packet was seen to go out of an interface that is
-// not merely the bridge above the port.
+// leaves reports whether the packet was seen to go out of an interface.
 func leaves(v *visit) bool {
 	n := len(v.sightings)
 	return n > 0 && v.sightings[n-1].Direction == capture.Egress
@@ -160,7 +159,10 @@ func (j *joiner) withoutRule(leg string, t *trail, v *visit, c *change) element 
 	}}
 	e := element{step: s, stage: stagePostrouting, priority: 100} // NF_IP_PRI_NAT_SRC
 	hook := ruletrace.Postrouting
-	if c.field == nat.Destination {
+	switch {
+	case c.field == nat.Source && !leaves(v) && j.in.Topology.Namespace(v.netns).Local(c.after.Dst) != nil:
+		e.stage, hook = stageInput, ruletrace.Input // what is delivered here never gets to postrouting
+	case c.field == nat.Destination:
 		e.stage, e.priority, hook = stagePrerouting, -100, ruletrace.Prerouting // NF_IP_PRI_NAT_DST
 		switch {
 		case len(v.sightings) == 0 || v.sightings[0].Direction == capture.Egress:
@@ -243,9 +245,10 @@ func prefixTranslated(c *change, v *visit) bool {
 }
 
 // at is the interface at which a field is rewritten: the last one for a
-// source, the first one for a destination.
+// source, the first one for a destination. Empty for what is sent here, whose
+// destination is rewritten before any interface.
 func at(v *visit, field nat.Field) string {
-	if len(v.sightings) == 0 {
+	if len(v.sightings) == 0 || field == nat.Destination && v.sightings[0].Direction == capture.Egress {
 		return ""
 	}
 	if field == nat.Source {
