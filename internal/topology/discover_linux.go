@@ -136,6 +136,8 @@ type walker struct {
 	places  []*place
 	way     []*place
 	visited map[visit]bool
+	// back says that an answer is followed.
+	back bool
 }
 
 // Discover walks from the source towards the target, from namespace to
@@ -296,9 +298,11 @@ func (w *walker) walk(ctx context.Context, p *place, ingress string, target neti
 		at = zone
 	}
 	if p.namespace.has(target, at) {
+		w.record(Step{NetNS: p.namespace.Name, Ingress: ingress, Target: target, Delivered: true})
 		return nil
 	}
 	decision := p.namespace.Lookup(Query{Source: w.origin, Target: target, Ingress: ingress, Egress: zone})
+	w.record(decision.step(p.namespace.Name, ingress, target))
 	hops := decision.NextHops()
 	if zone != "" && len(hops) == 0 {
 		hops = []NextHop{{Interface: zone}}
@@ -333,10 +337,30 @@ func (w *walker) walk(ctx context.Context, p *place, ingress string, target neti
 	return nil
 }
 
+// record keeps a step of the way there.
+func (w *walker) record(step Step) {
+	if !w.back {
+		w.snapshot.Steps = append(w.snapshot.Steps, step)
+	}
+}
+
+func (d Decision) step(netns, ingress string, target netip.Addr) Step {
+	step := Step{NetNS: netns, Ingress: ingress, Target: target, Undetermined: d.Why}
+	if d.Route != nil {
+		step.Route = d.Route.Text
+	}
+	if d.Policy != nil {
+		step.Policy = d.Policy.Text
+	}
+	return step
+}
+
 // walkBack follows the answers: from each namespace on the way to the
 // addresses that packets were sent from before it. Where the routes back
 // differ they lead into further namespaces.
 func (w *walker) walkBack(ctx context.Context) error {
+	w.back = true
+	defer func() { w.back = false }()
 	for i := 0; i < len(w.way); i++ {
 		for _, earlier := range w.way[:i] {
 			for _, address := range slices.Clone(earlier.sources) {

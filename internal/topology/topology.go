@@ -24,8 +24,28 @@ type Snapshot struct {
 	Target netip.Addr `json:"target"`
 	// Zone is the interface of a link-local target.
 	Zone string `json:"zone,omitempty"`
+	// Steps are the decisions on the way from the source to the target, in
+	// order, as far as it could be followed.
+	Steps []Step `json:"steps"`
 	// Problems are parts that could not be read, in words.
 	Problems []string `json:"problems,omitempty"`
+}
+
+// Step is what one namespace does with a packet for the target.
+type Step struct {
+	NetNS string `json:"netns"`
+	// Ingress is the interface that the packet comes in by, empty where it is
+	// sent.
+	Ingress string     `json:"ingress,omitempty"`
+	Target  netip.Addr `json:"target"`
+	// Delivered says that the namespace has the target's address. Otherwise
+	// Route is the route that the packet takes, empty when there is none, and
+	// Policy the policy rule that led to it.
+	Delivered bool   `json:"delivered,omitempty"`
+	Route     string `json:"route,omitempty"`
+	Policy    string `json:"policy,omitempty"`
+	// Undetermined says why the kernel may decide otherwise.
+	Undetermined string `json:"undetermined,omitempty"`
 }
 
 // Namespace is one network namespace.
