@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -137,8 +138,7 @@ func listScenarios(out io.Writer) error {
 func isolateDemo(env *environment) error {
 	status, err := lab.Isolate(env.in, env.out, env.err)
 	env.status = status
-	var impossible *lab.IsolationError
-	if !errors.As(err, &impossible) {
+	if _, impossible := errors.AsType[*lab.IsolationError](err); !impossible {
 		return err
 	}
 	if os.Geteuid() == 0 {
@@ -198,7 +198,7 @@ func (o *demoOptions) execCommand() (*exec.Cmd, error) {
 		args = o.scenario.Command
 	}
 	if o.output != "" {
-		args = append(args[:len(args):len(args)], "--output", o.output)
+		args = append(slices.Clip(args), "--output", o.output)
 	}
 	return &exec.Cmd{Path: "/proc/self/exe", Args: append([]string{"pathtrace"}, args...)}, nil
 }
