@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/mdlayher/netlink"
-	"github.com/ti-mo/conntrack"
 	"github.com/ti-mo/netfilter"
 	"golang.org/x/sys/unix"
 
@@ -81,34 +81,88 @@ func dump(ctx context.Context, ns *netns.NS, name string, filter Filter) ([]Flow
 // there is none. The tuple is the flow's original or reply tuple, so that of a
 // packet before NAT, and the flow is in no zone.
 func Get(ns *netns.NS, name string, tuple packet.Tuple) (Flow, bool, error) {
-	flow, err := get(ns, tuple)
+	flow, err := get(ns, name, tuple)
 	if errors.Is(err, unix.ENOENT) {
 		return Flow{}, false, nil
 	}
 	if err != nil {
 		return Flow{}, false, fmt.Errorf("look up %s in conntrack table of %s: %w", tuple, name, err)
 	}
-	return flowOf(&flow, name), true, nil
+	return flow, true, nil
 }
 
-func get(ns *netns.NS, tuple packet.Tuple) (conntrack.Flow, error) {
-	conn, err := conntrack.Dial(dialConfig(ns))
+// get does not use the library's Get. The kernel marks its one answer as part
+// of several (NLM_F_MULTI) and sends no end of them, for which
+// mdlayher/netlink v1.11.2 would wait forever.
+func get(ns *netns.NS, name string, tuple packet.Tuple) (flow Flow, err error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, dialConfig(ns))
 	if err != nil {
-		return conntrack.Flow{}, err
+		return Flow{}, err
 	}
 	defer conn.Close() //nolint:errcheck // nothing is written
-	// The kernel looks the tuple up in both directions.
-	return conn.Get(conntrack.Flow{TupleOrig: conntrack.Tuple{
-		IP: conntrack.IPTuple{SourceAddress: tuple.Src, DestinationAddress: tuple.Dst},
-		Proto: conntrack.ProtoTuple{
-			Protocol:        uint8(tuple.Proto),
-			SourcePort:      tuple.SrcPort,
-			DestinationPort: tuple.DstPort,
-			ICMPType:        tuple.ICMPType,
-			ICMPCode:        tuple.ICMPCode,
-			ICMPID:          tuple.ICMPID,
-		},
-	}})
+	family := netfilter.ProtoIPv4
+	if tuple.Src.Is6() {
+		family = netfilter.ProtoIPv6
+	}
+	request, err := netfilter.MarshalNetlink(netfilter.Header{
+		SubsystemID: netfilter.NFSubsysCTNetlink,
+		MessageType: ctGet,
+		Family:      family,
+		Flags:       netlink.Request,
+	}, []netfilter.Attribute{attributeOf(tuple)})
+	if err != nil {
+		return Flow{}, err
+	}
+	if _, err := conn.Send(request); err != nil {
+		return Flow{}, err
+	}
+	for message, err := range conn.ReceiveIter() {
+		if err != nil {
+			return Flow{}, err
+		}
+		if err := conn.SetReadDeadline(time.Unix(1, 0)); err != nil {
+			return Flow{}, err
+		}
+		entry, err := decode(message)
+		if err != nil {
+			return Flow{}, err
+		}
+		return flowOf(entry.Flow, name), nil
+	}
+	return Flow{}, io.ErrUnexpectedEOF
+}
+
+// attributeOf encodes a tuple as CTA_TUPLE_ORIG; the kernel looks it up in both
+// directions (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
+func attributeOf(t packet.Tuple) netfilter.Attribute {
+	nested := func(typ uint16, children ...netfilter.Attribute) netfilter.Attribute {
+		return netfilter.Attribute{Type: typ, Nested: true, Children: children}
+	}
+	short := func(typ, value uint16) netfilter.Attribute {
+		return netfilter.Attribute{Type: typ, Data: netfilter.Uint16Bytes(value)}
+	}
+	src, dst := uint16(1), uint16(2) // CTA_IP_V4_SRC, CTA_IP_V4_DST
+	if t.Src.Is6() {
+		src, dst = 3, 4 // CTA_IP_V6_SRC, CTA_IP_V6_DST
+	}
+	proto := []netfilter.Attribute{{Type: 1, Data: []byte{byte(t.Proto)}}} // CTA_PROTO_NUM
+	echo := uint16(4)                                                      // CTA_PROTO_ICMP_ID, _TYPE, _CODE
+	switch t.Proto {
+	case packet.ICMPv6:
+		echo = 7 // CTA_PROTO_ICMPV6_ID, _TYPE, _CODE
+		fallthrough
+	case packet.ICMP:
+		proto = append(proto, short(echo, t.ICMPID),
+			netfilter.Attribute{Type: echo + 1, Data: []byte{t.ICMPType}},
+			netfilter.Attribute{Type: echo + 2, Data: []byte{t.ICMPCode}})
+	default:
+		proto = append(proto, short(2, t.SrcPort), short(3, t.DstPort)) // CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
+	}
+	return nested(1, // CTA_TUPLE_ORIG
+		nested(1, // CTA_TUPLE_IP
+			netfilter.Attribute{Type: src, Data: t.Src.AsSlice()},
+			netfilter.Attribute{Type: dst, Data: t.Dst.AsSlice()}),
+		nested(2, proto...)) // CTA_TUPLE_PROTO
 }
 
 func dialConfig(ns *netns.NS) *netlink.Config {

@@ -22,9 +22,9 @@ type Config struct {
 	NetNS *netns.NS
 	Name  string
 	// Existing emits the flows that are in the table already, before anything
-	// else. Without an event of their own they would stay unknown: a flow that
-	// began before anyone listened sends none, not even at its end
-	// (nf_conntrack_events = 2, the default since Linux 6.0).
+	// else. They may stay unknown without: a flow that began while nobody on
+	// the machine, in whatever namespace, was listening sends no event, not
+	// even at its end (nf_conntrack_events = 2, the default since Linux 6.0).
 	Existing bool
 	Filter   Filter
 	// ReadBuffer is the socket's receive buffer in bytes; 0 means a large one.
@@ -107,8 +107,8 @@ func EventsEnabled(ns *netns.NS) (bool, error) {
 }
 
 // Run emits events until ctx is done, then those that the kernel had queued by
-// then, and returns nil. Every flow is told once as New or Existing. It is
-// called once.
+// then, and returns nil. Every flow is told once as New or Existing. Only one
+// goroutine at a time may call it.
 func (w *Watcher) Run(ctx context.Context, emit func(Event)) error {
 	if w.config.Existing {
 		if err := w.read(ctx, emit, false); err != nil {

@@ -3,10 +3,11 @@
 // which the kernel sent them. It decodes nothing.
 //
 // It needs CAP_NET_ADMIN in the network namespace's user namespace, which an
-// ordinary user has in a user namespace of their own, and changes nothing on
-// the host but one thing: with net.netfilter.nf_conntrack_events = 2, the
-// default since Linux 6.0, flows that begin while the socket is open get the
-// kernel's bookkeeping for events, and flows that began before never send one.
+// ordinary user has in a user namespace of their own. It changes one thing on
+// the host: with net.netfilter.nf_conntrack_events = 2, the default since Linux
+// 6.0, flows that begin while the socket is open get the kernel's bookkeeping
+// for events, in all namespaces of the machine. Flows that began while nobody
+// listened never send an event.
 //
 // What the kernel does when the receive buffer is full (net/netlink/af_netlink.c,
 // netlink_overrun; the tests show it): it reports ENOBUFS once, before the

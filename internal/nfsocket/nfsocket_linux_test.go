@@ -423,7 +423,7 @@ func TestUserNamespace(t *testing.T) {
 	if os.Getenv(inside) != "" {
 		t.Skip("inside")
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^Test(Run|Filter|Order|Overrun)", "-test.v")
+	cmd := exec.Command(os.Args[0], "-test.run=^Test(Run|Filter|Order|Overrun)", "-test.v", "-test.timeout=30s")
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
