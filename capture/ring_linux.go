@@ -87,7 +87,8 @@ type Ring struct {
 
 // OpenRing starts to capture: every packet that the selector passes and that
 // crosses an interface after OpenRing has returned will be delivered by Run or
-// counted as lost. It needs CAP_NET_RAW in the user namespace that owns the
+// counted as lost. It takes some 10 ms, most of it an RCU grace period that
+// rings opened at the same time share. It needs CAP_NET_RAW in the user namespace that owns the
 // network namespace; errors.Is(err, fs.ErrPermission) tells that it is missing.
 func OpenRing(cfg RingConfig) (*Ring, error) {
 	r, err := openRing(cfg)
@@ -169,7 +170,13 @@ func (r *Ring) start(filter []bpf.RawInstruction, blocks int) error {
 		if ringErr = unix.SetsockoptTpacketReq(int(fd), unix.SOL_PACKET, unix.PACKET_RX_RING, &request); ringErr != nil {
 			return
 		}
-		r.memory, ringErr = unix.Mmap(int(fd), 0, blocks*blockBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		// Not unix.Mmap: its Munmap holds a lock of the process while the kernel
+		// waits out two RCU grace periods, and many rings are closed at once.
+		size := uintptr(blocks * blockBytes)
+		var memory unsafe.Pointer
+		if memory, ringErr = unix.MmapPtr(int(fd), 0, nil, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); ringErr == nil {
+			r.memory = unsafe.Slice((*byte)(memory), size)
+		}
 	})
 	if err := errors.Join(err, ringErr); err != nil {
 		return fmt.Errorf("map ring: %w", err)
@@ -323,7 +330,8 @@ func (r *Ring) collect() {
 	}
 }
 
-// Close ends the capture and wakes Run. It may be called twice.
+// Close ends the capture and wakes Run. It may be called twice. The kernel
+// takes some 25 ms for it, in which other rings can be closed.
 func (r *Ring) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -370,5 +378,5 @@ func (r *Ring) unmap() error {
 	}
 	memory := r.memory
 	r.memory = nil
-	return unix.Munmap(memory)
+	return unix.MunmapPtr(unsafe.Pointer(&memory[0]), uintptr(len(memory)))
 }
