@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log"
 	"net"
+	"os"
 	"strconv"
 	"time"
 
@@ -48,27 +50,54 @@ func (f *probeFlags) check() error {
 	return f.output.check()
 }
 
+// registerFamily adds the choice of an address family.
+func (f *probeFlags) registerFamily(cmd *cobra.Command) {
+	cmd.Flags().BoolVarP(&f.ipv4, "ipv4", "4", false, "use an IPv4 address of the host")
+	cmd.Flags().BoolVarP(&f.ipv6, "ipv6", "6", false, "use an IPv6 address of the host")
+	cmd.MarkFlagsMutuallyExclusive("ipv4", "ipv6")
+}
+
+func (f *probeFlags) family() resolve.Family {
+	switch {
+	case f.ipv4:
+		return resolve.IPv4
+	case f.ipv6:
+		return resolve.IPv6
+	}
+	return resolve.Any
+}
+
+// oneArgument wants exactly the argument that it names.
+func oneArgument(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return fmt.Errorf("%s wants one %s, got %d: %s %s [flags]", cmd.Name(), name, len(args), cmd.CommandPath(), name)
+		}
+		return nil
+	}
+}
+
+// withAdvice tells an ordinary user what to do about a missing privilege.
+func withAdvice(err error) error {
+	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		return fmt.Errorf("%w\ntracing needs root: run it with sudo (\"pathtrace demo\" needs no root)", err)
+	}
+	return err
+}
+
 func newPingCommand(env *environment) *cobra.Command {
 	var flags probeFlags
 	cmd := &cobra.Command{
 		Use:   "ping HOST",
 		Short: "Send an ICMP or ICMPv6 echo request and explain its way, there and back",
-		Args:  cobra.ExactArgs(1),
+		Args:  oneArgument("HOST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			want := resolve.Any
-			switch {
-			case flags.ipv4:
-				want = resolve.IPv4
-			case flags.ipv6:
-				want = resolve.IPv6
-			}
+			want := flags.family()
 			return flags.run(cmd.Context(), env, "ping", args[0], args[0], 0, want)
 		},
 	}
 	flags.register(cmd)
-	cmd.Flags().BoolVarP(&flags.ipv4, "ipv4", "4", false, "use an IPv4 address of the host")
-	cmd.Flags().BoolVarP(&flags.ipv6, "ipv6", "6", false, "use an IPv6 address of the host")
-	cmd.MarkFlagsMutuallyExclusive("ipv4", "ipv6")
+	flags.registerFamily(cmd)
 	return cmd
 }
 
@@ -77,7 +106,7 @@ func newPing6Command(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ping6 HOST",
 		Short: "Send an ICMPv6 echo request and explain its way, there and back",
-		Args:  cobra.ExactArgs(1),
+		Args:  oneArgument("HOST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return flags.run(cmd.Context(), env, "ping6", args[0], args[0], 0, resolve.IPv6)
 		},
@@ -91,7 +120,7 @@ func newTCPCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tcp HOST:PORT",
 		Short: "Open a TCP connection and explain the way of its first packet, there and back",
-		Args:  cobra.ExactArgs(1),
+		Args:  oneArgument("HOST:PORT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			host, portText, err := net.SplitHostPort(args[0])
 			if err != nil {
@@ -101,20 +130,11 @@ func newTCPCommand(env *environment) *cobra.Command {
 			if err != nil || port == 0 {
 				return fmt.Errorf("%q: the port must be a number from 1 to 65535", args[0])
 			}
-			want := resolve.Any
-			switch {
-			case flags.ipv4:
-				want = resolve.IPv4
-			case flags.ipv6:
-				want = resolve.IPv6
-			}
-			return flags.run(cmd.Context(), env, "tcp", args[0], host, uint16(port), want)
+			return flags.run(cmd.Context(), env, "tcp", args[0], host, uint16(port), flags.family())
 		},
 	}
 	flags.register(cmd)
-	cmd.Flags().BoolVarP(&flags.ipv4, "ipv4", "4", false, "use an IPv4 address of the host")
-	cmd.Flags().BoolVarP(&flags.ipv6, "ipv6", "6", false, "use an IPv6 address of the host")
-	cmd.MarkFlagsMutuallyExclusive("ipv4", "ipv6")
+	flags.registerFamily(cmd)
 	return cmd
 }
 
@@ -125,12 +145,12 @@ func (f *probeFlags) run(ctx context.Context, env *environment, kind, target, ho
 	}
 	source, err := f.source.open(ctx)
 	if err != nil {
-		return err
+		return withAdvice(err)
 	}
 	defer source.Close() //nolint:errcheck // a read-only descriptor
 	resolved, err := resolve.Lookup(ctx, resolve.Config{Source: source, Name: host, Want: want})
 	if err != nil {
-		return unresolved(err)
+		return unresolved(withAdvice(err))
 	}
 	cfg := live.Config{
 		Kind: kind, Source: source, Target: target, Resolved: resolved, Port: port,
@@ -141,7 +161,7 @@ func (f *probeFlags) run(ctx context.Context, env *environment, kind, target, ho
 	}
 	r, err := live.Run(ctx, cfg)
 	if err != nil {
-		return err
+		return withAdvice(err)
 	}
 	env.status = outcomeStatus(r)
 	return f.output.write(env, r)

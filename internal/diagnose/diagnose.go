@@ -76,7 +76,7 @@ func Diagnose(in Input) Diagnosis {
 	if f, ok := filterFinding(&in, &d.Verdict); ok {
 		d.Findings = append(d.Findings, f)
 	}
-	if note := beyond(&in); note != "" {
+	if note := beyond(&in, d.Verdict.Outcome); note != "" {
 		d.Notes = append(d.Notes, note)
 	}
 	return d
@@ -346,14 +346,11 @@ func blindSpots(in *Input) string {
 	return "the capture lost packets, or did not run, in " + strings.Join(blind, ", ")
 }
 
-// beyond says where visibility ends.
-func beyond(in *Input) string {
+// beyond says where visibility ends, unless the summary does.
+func beyond(in *Input, outcome report.Outcome) string {
 	end := &in.Path.Request.End
-	if end.Kind != path.Left {
+	if end.Kind != path.Left || outcome == report.Lost || outcome == report.Replied && end.NetNS == topology.HostName {
 		return ""
-	}
-	if end.NetNS == topology.HostName && in.Path.Answer.Kind == path.Reply && in.Path.Reply.End.Kind == path.Delivered {
-		return "" // the summary says so
 	}
 	return fmt.Sprintf("The request left %s; what lies beyond is not visible from here.", exit(end))
 }
