@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -377,9 +378,18 @@ func (r *Resolver) content(key chainKey) (*content, error) {
 	return c, nil
 }
 
+// nftName is what nft takes for a name (its scanner's "string").
+var nftName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9/\\_.-]*$`)
+
 // list asks nft for the texts of a chain.
 func (r *Resolver) list(ctx context.Context, key chainKey, c *content) {
 	if c.texts != nil || c.err != nil {
+		return
+	}
+	// nft joins its arguments and parses them as one text, and the kernel
+	// takes any name: without this a chain's name could be a command.
+	if !nftName.MatchString(key.table) || !nftName.MatchString(key.chain) {
+		c.err = fmt.Errorf("its command line cannot name %q %q", key.table, key.chain)
 		return
 	}
 	// -a: with handles; -s: without counters and other state, which are not

@@ -107,7 +107,8 @@ type message struct {
 }
 
 // Decode decodes one message, the socket's seq-th. The bool is false when it is
-// no trace message, or one about an arming table (of this run or another).
+// no trace message, one about an arming table (of this run or another), or the
+// end of a base chain, which its policy's message repeats.
 // What an error is about is one message only; the next can be decoded.
 func (d *TraceDecoder) Decode(m netlink.Message, seq uint64) (Hit, bool, error) {
 	if !IsTrace(m) {
@@ -121,13 +122,17 @@ func (d *TraceDecoder) Decode(m netlink.Message, seq uint64) (Hit, bool, error) 
 		return Hit{}, false, nil
 	}
 	p := d.pass(msg)
+	atEnd := msg.handle == 0 && msg.kind != typePolicy
+	if atEnd && msg.chain == p.hit.Base {
+		return Hit{}, false, nil // the policy follows
+	}
 	hit := p.hit
 	hit.NetNS, hit.Seq, hit.TraceID = d.netns, seq, msg.id
 	hit.Rule = Rule{Backend: NFT, Family: familyName(msg.family), Table: msg.table, Chain: msg.chain, Handle: msg.handle}
 	switch {
 	case msg.kind == typePolicy:
 		hit.Kind, hit.Verdict = HitPolicy, msg.policy
-	case msg.handle == 0:
+	case atEnd:
 		// The end of a chain is told with the type of a rule on some kernels
 		// and of a return on others, and without a handle on all.
 		hit.Kind, hit.Verdict = HitReturn, Return
