@@ -33,6 +33,9 @@ type Config struct {
 	// Host is the namespace that reports call "host"; nil means the one that
 	// pathtrace runs in.
 	Host *netns.NS
+	// Candidates are the namespaces that the way may lead into, beside source
+	// and host; nil means all that can be found.
+	Candidates []topology.Candidate
 	// Target is what the user typed, Resolved what it stands for.
 	Target   string
 	Resolved resolve.Result
@@ -65,7 +68,7 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 	started := time.Now()
 	topo, handles, err := topology.Discover(ctx, topology.Config{
 		Host: cfg.Host, Source: cfg.Source.NetNS, SourceName: cfg.Source.Name,
-		Target: cfg.Resolved.Address, Zone: cfg.Resolved.Zone,
+		Target: cfg.Resolved.Address, Zone: cfg.Resolved.Zone, Candidates: cfg.Candidates,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("find the way to %s: %w", cfg.Resolved.Address, err)
