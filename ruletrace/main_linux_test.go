@@ -1,6 +1,7 @@
 package ruletrace
 
 import (
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -8,5 +9,8 @@ import (
 
 func TestMain(m *testing.M) {
 	GuardMain()
+	if dir := os.Getenv(childVariable); dir != "" {
+		child(dir)
+	}
 	goleak.VerifyTestMain(m)
 }
