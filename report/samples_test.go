@@ -222,6 +222,7 @@ func rejected() *Report {
 	}
 	answer := Tuple{Protocol: "icmp", Source: "172.17.0.1", Destination: "172.17.0.2", ICMPType: &kind, ICMPCode: &code}
 	r.Legs.Reply = []Hop{
+		place(38, "host", "", "egress", "", answer),
 		place(40, "host", "docker0", "egress", "", answer),
 		place(42, "host", "vethc0ffee1", "egress", "docker0", answer),
 		place(45, "web", "eth0", "ingress", "", answer),

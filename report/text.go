@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -231,7 +232,7 @@ func (p *printer) columns(r *Report) columns {
 	var c columns
 	for hop := range slices.Values(slices.Concat(r.Legs.Request, r.Legs.Reply)) {
 		c.netns = max(c.netns, min(lipgloss.Width(p.clean(placeName(&hop))), widestColumn))
-		c.iface = max(c.iface, min(lipgloss.Width(p.clean(hop.Interface)), widestColumn))
+		c.iface = max(c.iface, min(lipgloss.Width(p.clean(interfaceName(&hop))), widestColumn))
 	}
 	return c
 }
@@ -242,6 +243,10 @@ func placeName(h *Hop) string {
 	}
 	return h.NetNS
 }
+
+// interfaceName is "local" for a packet that was made or consumed here and not
+// seen at an interface.
+func interfaceName(h *Hop) string { return cmp.Or(h.Interface, "local") }
 
 // leg prints one direction: a line for each place, and under it what happened
 // there. Namespace and addresses are printed where they change.
@@ -266,7 +271,7 @@ func (p *printer) leg(name string, hops []Hop, r *Report, c columns) {
 		} else {
 			prefix += strings.Repeat(" ", c.netns)
 		}
-		prefix += "  " + pad(p.clean(h.Interface), c.iface) + "  " + pad(map[string]string{"ingress": "in", "egress": "out"}[h.Direction], 3) + "  "
+		prefix += "  " + pad(p.clean(interfaceName(h)), c.iface) + "  " + pad(map[string]string{"ingress": "in", "egress": "out"}[h.Direction], 3) + "  "
 		var spans []span
 		if addresses := tupleText(h.Tuple, r); addresses != "" && !sameTuple(h.Tuple, tuple) {
 			tuple = h.Tuple
@@ -393,11 +398,11 @@ func ruleSpans(r *Rule) []span {
 		family = ""
 	}
 	where := strings.Join(slices.DeleteFunc([]string{backend, family, r.Table, r.Chain}, func(s string) bool { return s == "" }), " ")
-	switch {
+	switch { // nft takes a handle, iptables a number
+	case r.Handle != 0 && (r.Backend == "nft" || r.Number == 0):
+		where += fmt.Sprintf(" handle %d", r.Handle)
 	case r.Number != 0:
 		where += fmt.Sprintf(" rule %d", r.Number)
-	case r.Handle != 0:
-		where += fmt.Sprintf(" handle %d", r.Handle)
 	}
 	var spans []span
 	if r.Text != "" {
