@@ -423,5 +423,6 @@ func (h *Header) keep(data []byte, header int) {
 	if len(data) > 0 {
 		h.Payload = bytes.Clone(data)
 	}
-	h.PayloadCut = len(data) < min(PayloadBytes, h.PayloadLength-header)
+	h.DataLength = max(h.PayloadLength-header, 0)
+	h.PayloadCut = len(data) < min(PayloadBytes, h.DataLength)
 }

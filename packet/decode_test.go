@@ -200,39 +200,39 @@ func TestDecode(t *testing.T) {
 	want := map[string]Header{
 		"tcp":         df(syn(Header{Tuple: ports(tuple4(TCP), 40000, 443), PayloadLength: 36})),
 		"qinq":        tagged,
-		"udp options": df(Header{Tuple: ports(tuple4(UDP), 5353, 53), PayloadLength: 108, Payload: start}),
-		"echo":        df(Header{Tuple: icmp(tuple4(ICMP), 8, 0, 77), ICMPSeq: 5, PayloadLength: 108, Payload: start}),
-		"echo6":       ip6(Header{Tuple: icmp(tuple6(ICMPv6), 128, 0, 38), ICMPSeq: 1, PayloadLength: 108, Payload: start}),
-		"sctp":        df(Header{Tuple: ports(tuple4(SCTP), 7, 9), PayloadLength: 112, Payload: start}),
-		"esp":         df(Header{Tuple: tuple4(50), PayloadLength: 100, Payload: start}),
-		"fragment 1":  ip4(Header{Tuple: ports(tuple4(UDP), 5353, 53), PayloadLength: 108, Payload: start, MoreFragments: true}),
-		"fragment 2":  ip4(Header{Tuple: tuple4(UDP), PayloadLength: 100, Payload: start, FragmentOffset: 1480}),
+		"udp options": df(Header{Tuple: ports(tuple4(UDP), 5353, 53), PayloadLength: 108, DataLength: 100, Payload: start}),
+		"echo":        df(Header{Tuple: icmp(tuple4(ICMP), 8, 0, 77), ICMPSeq: 5, PayloadLength: 108, DataLength: 100, Payload: start}),
+		"echo6":       ip6(Header{Tuple: icmp(tuple6(ICMPv6), 128, 0, 38), ICMPSeq: 1, PayloadLength: 108, DataLength: 100, Payload: start}),
+		"sctp":        df(Header{Tuple: ports(tuple4(SCTP), 7, 9), PayloadLength: 112, DataLength: 100, Payload: start}),
+		"esp":         df(Header{Tuple: tuple4(50), PayloadLength: 100, DataLength: 100, Payload: start}),
+		"fragment 1":  ip4(Header{Tuple: ports(tuple4(UDP), 5353, 53), PayloadLength: 108, DataLength: 100, Payload: start, MoreFragments: true}),
+		"fragment 2":  ip4(Header{Tuple: tuple4(UDP), PayloadLength: 100, DataLength: 100, Payload: start, FragmentOffset: 1480}),
 		"extensions": ip6(Header{
-			Tuple: ports(tuple6(UDP), 5353, 53), PayloadLength: 108, Payload: start, MoreFragments: true, IPID: 0xdeadbeef,
+			Tuple: ports(tuple6(UDP), 5353, 53), PayloadLength: 108, DataLength: 100, Payload: start, MoreFragments: true, IPID: 0xdeadbeef,
 		}),
-		"fragment 2/6": ip6(Header{Tuple: tuple6(UDP), PayloadLength: 100, Payload: start, FragmentOffset: 1448, IPID: 0xdeadbeef}),
-		"gso":          df(syn(Header{Tuple: ports(tuple4(TCP), 40000, 443), PayloadLength: 136, Payload: start})),
-		"big tcp":      ip6(syn(Header{Tuple: ports(tuple6(TCP), 40000, 443), PayloadLength: 136, Payload: start})),
+		"fragment 2/6": ip6(Header{Tuple: tuple6(UDP), PayloadLength: 100, DataLength: 100, Payload: start, FragmentOffset: 1448, IPID: 0xdeadbeef}),
+		"gso":          df(syn(Header{Tuple: ports(tuple4(TCP), 40000, 443), PayloadLength: 136, DataLength: 100, Payload: start})),
+		"big tcp":      ip6(syn(Header{Tuple: ports(tuple6(TCP), 40000, 443), PayloadLength: 136, DataLength: 100, Payload: start})),
 		"arp":          arp,
 		"lldp":         lldp,
 		"stp":          link,
 		"solicitation": ip6(Header{
-			Tuple: icmp(tuple6(ICMPv6), 135, 0, 0), PayloadLength: 24, Payload: dst6.AsSlice(),
+			Tuple: icmp(tuple6(ICMPv6), 135, 0, 0), PayloadLength: 24, DataLength: 16, Payload: dst6.AsSlice(),
 			Neighbour: &Neighbour{Solicitation: true, Target: dst6},
 		}),
 		"fragmentation needed": df(Header{
 			Tuple: icmp(tuple4(ICMP), 3, 4, 0), PayloadLength: 36, MTU: 1400,
 			Quoted: new(bare(df(Header{
-				Tuple: ports(tuple4(TCP), 40000, 443), Seq: 0x01020304, PayloadLength: 36, HeaderCut: true, PayloadCut: true,
+				Tuple: ports(tuple4(TCP), 40000, 443), Seq: 0x01020304, PayloadLength: 36, DataLength: 16, HeaderCut: true, PayloadCut: true,
 			}))),
 		}),
 		"too big": ip6(Header{
 			Tuple: icmp(tuple6(ICMPv6), 2, 0, 0), PayloadLength: 156, MTU: 0x10000,
 			Quoted: new(bare(ip6(Header{
-				Tuple: icmp(tuple6(ICMPv6), 128, 0, 38), ICMPSeq: 1, PayloadLength: 108, Payload: start,
+				Tuple: icmp(tuple6(ICMPv6), 128, 0, 38), ICMPSeq: 1, PayloadLength: 108, DataLength: 100, Payload: start,
 			}))),
 		}),
-		"hop-by-hop": ip6(Header{Tuple: ports(tuple6(UDP), 5353, 53), PayloadLength: 108, Payload: start}),
+		"hop-by-hop": ip6(Header{Tuple: ports(tuple6(UDP), 5353, 53), PayloadLength: 108, DataLength: 100, Payload: start}),
 	}
 	all := frames(t)
 	if len(all) != len(want) {

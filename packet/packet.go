@@ -154,6 +154,9 @@ type Header struct {
 	// PayloadLength is the number of bytes behind the IP header and its
 	// options or extension headers, as the IP header says (not as captured).
 	PayloadLength int
+	// DataLength is the part of PayloadLength behind the transport header: for
+	// TCP the bytes of the stream, from Seq on. It is 0 for ICMP errors.
+	DataLength int
 	// DontFragment is IPv4's DF bit.
 	DontFragment bool
 	// FragmentOffset is in bytes. A packet is a fragment when it is not 0 or
