@@ -218,8 +218,8 @@ func (n *Namespace) usable(route *Route, q Query) bool {
 	if route.TOS != 0 || route.From.IsValid() && !route.From.Contains(q.Source) {
 		return false
 	}
-	if route.Type != "unicast" {
-		return true
+	if route.Interface == "" && len(route.NextHops) == 0 {
+		return true // blackhole and its like
 	}
 	if len(route.NextHops) > 0 {
 		return slices.ContainsFunc(route.NextHops, func(hop NextHop) bool {

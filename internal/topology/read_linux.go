@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pathtrace/pathtrace/internal/netns"
@@ -130,7 +131,7 @@ func (r *reader) look(n *Namespace) (map[int]wire, error) {
 			Index: attrs.Index, Name: attrs.Name, Kind: source.Type(), MAC: attrs.HardwareAddr.String(), MTU: attrs.MTU,
 			Up:      attrs.Flags&net.FlagUp != 0,
 			Carrier: attrs.RawFlags&unix.IFF_LOWER_UP != 0,
-			State:   attrs.OperState.String(), Group: int(attrs.Group),
+			State:   strings.ReplaceAll(attrs.OperState.String(), "-", ""), Group: int(attrs.Group),
 		}
 		switch {
 		case attrs.Flags&net.FlagLoopback != 0:
