@@ -81,6 +81,7 @@ func newRootCommand(env *environment) *cobra.Command {
 		newPingCommand(env),
 		newPing6Command(env),
 		newTCPCommand(env),
+		newConntrackCommand(env),
 		newTopologyCommand(env),
 		newCleanupCommand(env),
 		newVersionCommand(env),
