@@ -121,9 +121,7 @@ func TestBudget(t *testing.T) {
 	loose := ipv4Packet(6, netip.MustParseAddr("203.0.113.9"), serverAddr, 0, tcpSegment(5000, 443, 2))
 	tight := ipv4Packet(6, clientAddr, serverAddr, 0, tcpSegment(4000, 443, 2))
 	for _, p := range [][]byte{loose, tight} {
-		for range 30 {
-			from.inject("out", to, "in", p)
-		}
+		from.inject("out", to, "in", slices.Repeat([][]byte{p}, 30)...)
 		if got := len(l.hits()); got != 7 {
 			t.Errorf("traced %d of 30 packets, want 7", got)
 		}

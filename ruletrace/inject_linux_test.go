@@ -59,9 +59,9 @@ func udpDatagram(src, dst uint16, data ...byte) []byte {
 	return append(p, data...)
 }
 
-// inject sends a packet from an interface of the namespace to the interface
-// peer of another.
-func (s space) inject(link string, to space, peer string, packet []byte) {
+// inject sends packets from an interface of the namespace to the interface peer
+// of another.
+func (s space) inject(link string, to space, peer string, packets ...[]byte) {
 	s.t.Helper()
 	var mac []byte
 	to.do(func() error {
@@ -81,12 +81,17 @@ func (s space) inject(link string, to space, peer string, packet []byte) {
 			return err
 		}
 		defer unix.Close(fd) //nolint:errcheck // test
-		etherType := uint16(unix.ETH_P_IP)
-		if packet[0]>>4 == 6 {
-			etherType = unix.ETH_P_IPV6
+		for _, packet := range packets {
+			etherType := uint16(unix.ETH_P_IP)
+			if packet[0]>>4 == 6 {
+				etherType = unix.ETH_P_IPV6
+			}
+			address := &unix.SockaddrLinklayer{Protocol: etherType<<8 | etherType>>8, Ifindex: l.Attrs().Index, Halen: 6}
+			copy(address.Addr[:], mac)
+			if err := unix.Sendto(fd, packet, 0, address); err != nil {
+				return err
+			}
 		}
-		address := &unix.SockaddrLinklayer{Protocol: etherType<<8 | etherType>>8, Ifindex: l.Attrs().Index, Halen: 6}
-		copy(address.Addr[:], mac)
-		return unix.Sendto(fd, packet, 0, address)
+		return nil
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -405,16 +406,20 @@ func socketOwner(portID uint32) (pid int, process string) {
 	if inode == "" {
 		return 0, ""
 	}
+	// The guard of a run has the socket too: the older of the two is the run.
+	oldest := uint64(math.MaxUint64)
 	links, _ := filepath.Glob("/proc/[0-9]*/fd/*") // the pattern is well-formed
 	for _, link := range links {
 		if target, err := os.Readlink(link); err != nil || target != "socket:["+inode+"]" {
 			continue
 		}
-		fields := strings.Split(link, "/")
-		if found, err := strconv.Atoi(fields[2]); err == nil && (pid == 0 || found < pid) {
-			// The guard of a run has the socket too, and is its younger child.
-			comm, _ := os.ReadFile("/proc/" + fields[2] + "/comm")
-			pid, process = found, strings.TrimSpace(string(comm))
+		found, err := strconv.Atoi(strings.Split(link, "/")[2])
+		if err != nil {
+			continue
+		}
+		if started, err := processStart(found); err == nil && (started < oldest || started == oldest && found < pid) {
+			comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", found))
+			oldest, pid, process = started, found, strings.TrimSpace(string(comm))
 		}
 	}
 	return pid, process

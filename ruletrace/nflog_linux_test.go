@@ -240,9 +240,7 @@ func TestNFLogDeliversAll(t *testing.T) {
 				go run()
 			}
 			probe := ipv4Packet(1, clientAddr, serverAddr, 0, icmpMessage(8, 0, 7, nonce...))
-			for range packets {
-				from.inject("out", to, "in", probe)
-			}
+			from.inject("out", to, "in", slices.Repeat([][]byte{probe}, packets)...)
 			cancel()
 			if !running {
 				go run()
@@ -273,9 +271,7 @@ func TestNFLogOverrun(t *testing.T) {
 		t.Fatal(err)
 	}
 	probe := ipv4Packet(1, clientAddr, serverAddr, 0, icmpMessage(8, 0, 7, nonce...))
-	for range packets {
-		from.inject("out", to, "in", probe)
-	}
+	from.inject("out", to, "in", slices.Repeat([][]byte{probe}, packets)...)
 	hits := n.drained(t)
 	stats := n.Stats()
 	if stats.Overruns == 0 || stats.Received != uint64(len(hits)) || stats.Received == packets {
