@@ -219,9 +219,12 @@ func TestSelectorAgainstTcpdump(t *testing.T) {
 
 func compile(t *testing.T, tcpdump, expression string) *bpf.VM {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), tcpdump, "-ddd", "-y", "EN10MB", strings.Join(strings.Fields(expression), " ")).Output()
+	var stderr strings.Builder
+	cmd := exec.CommandContext(t.Context(), tcpdump, "-ddd", "-y", "EN10MB", strings.Join(strings.Fields(expression), " "))
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("tcpdump -ddd: %v\n%s", err, err.(*exec.ExitError).Stderr)
+		t.Fatalf("tcpdump -ddd: %v\n%s", err, stderr.String())
 	}
 	var program []bpf.Instruction
 	for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n")[1:] {

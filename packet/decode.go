@@ -44,10 +44,11 @@ const (
 // segmentation offload leaves the IP header without a length.
 //
 // A frame that is only short is no error: the Header has what there is, and
-// PayloadCut or HeaderCut is set. The error says that the link header is missing or that
-// the IP header contradicts itself; the Header then has what was decoded until
-// there. Decode never panics and keeps no reference to data. A frame that is
-// neither IP nor ARP has Version 0 and no ARP.
+// PayloadCut or HeaderCut is set. The error says that the link header is
+// missing or that the IP header contradicts itself; the Header then has what
+// was decoded until there. Decode never panics, and the Header keeps no
+// reference to data. A frame that is neither IP nor ARP has Version 0 and no
+// ARP.
 func Decode(link LinkType, data []byte, wireLength int) (Header, error) {
 	return decode(link, 0, data, wireLength)
 }
