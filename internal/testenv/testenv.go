@@ -59,3 +59,14 @@ func Privileged(t testing.TB) {
 		Skip(t, "needs CAP_SYS_ADMIN and CAP_NET_ADMIN: "+err.Error())
 	}
 }
+
+// Root skips the test unless the process is root outside of user namespaces,
+// for what no user namespace allows: device files, other users' ids, more
+// socket memory than the system's limit, BPF. In CI that is no failure: every
+// test runs there as root too, and .ci/run fails for a test that no run passed.
+func Root(t testing.TB) {
+	t.Helper()
+	if !initialUser() {
+		t.Skip("needs root outside of user namespaces")
+	}
+}

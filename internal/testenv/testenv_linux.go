@@ -1,6 +1,8 @@
 package testenv
 
 import (
+	"os"
+	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -20,3 +22,10 @@ var privileged = sync.OnceValue(func() error {
 		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "probe0"}, PeerName: "probe1"})
 	})
 })
+
+// initialUser reports whether the process is root where every user id is
+// mapped to itself, which is so in the initial user namespace.
+func initialUser() bool {
+	uidMap, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && os.Geteuid() == 0 && strings.Join(strings.Fields(string(uidMap)), " ") == "0 0 4294967295"
+}

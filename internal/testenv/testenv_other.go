@@ -5,3 +5,5 @@ package testenv
 import "errors"
 
 func privileged() error { return errors.ErrUnsupported }
+
+func initialUser() bool { return false }
