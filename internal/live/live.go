@@ -11,6 +11,7 @@ package live
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"github.com/pathtrace/pathtrace/internal/resolve"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/report"
+	"github.com/pathtrace/pathtrace/ruletrace"
 )
 
 // Config says what to trace.
@@ -82,12 +84,11 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 	defer probes.close()
 
 	r := &run{cfg: &cfg, topo: topo, evidence: newCollector(probes)}
+	defer r.closeResolvers()
+	r.followDNAT(ctx, handles, probes.match())
 	watch, stopWatching := context.WithCancel(context.Background())
 	defer stopWatching()
-	for i := range topo.Namespaces {
-		ns := &topo.Namespaces[i]
-		r.stations = append(r.stations, openStation(ns, handles.Get(ns.Name), probes.match(), &cfg))
-	}
+	r.open(handles, probes.match())
 	var sensing sync.WaitGroup
 	for _, s := range r.stations {
 		s.start(watch, &sensing, r.evidence)
@@ -102,7 +103,6 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 		s.resync(ctx, r.evidence)
 	}
 	r.close()
-	defer r.closeResolvers()
 	return r.report(ctx, started, tries), nil
 }
 
@@ -111,7 +111,51 @@ type run struct {
 	cfg      *Config
 	topo     *topology.Snapshot
 	stations []*station
-	evidence *collector
+	// resolvers read rules, one for each namespace.
+	resolvers map[string]*ruletrace.Resolver
+	evidence  *collector
+}
+
+// followDNAT adds the namespaces that a rule may send the packet to in place of
+// its target: the container behind a published port.
+func (r *run) followDNAT(ctx context.Context, handles *topology.Handles, match ruletrace.Match) {
+	r.resolvers = make(map[string]*ruletrace.Resolver)
+	found := make([][]netip.Addr, len(r.topo.Namespaces))
+	var asking sync.WaitGroup
+	for i := range r.topo.Namespaces {
+		name := r.topo.Namespaces[i].Name
+		resolver := ruletrace.NewResolver(handles.Get(name), name)
+		r.resolvers[name] = resolver
+		asking.Go(func() {
+			var err error
+			if found[i], err = resolver.Destinations(ctx, match); err != nil {
+				r.cfg.Log("%s: read where DNAT rules lead: %v", name, err)
+			}
+		})
+	}
+	asking.Wait()
+	for _, address := range slices.Concat(found...) {
+		if _, err := handles.Extend(ctx, address); err != nil {
+			r.cfg.Log("find the way to %s, where a DNAT rule leads: %v", address, err)
+		}
+	}
+}
+
+// open opens the sensors of all namespaces at once: each waits milliseconds
+// for the kernel to make a ring known to all processors.
+func (r *run) open(handles *topology.Handles, match ruletrace.Match) {
+	r.stations = make([]*station, len(r.topo.Namespaces))
+	var opening sync.WaitGroup
+	for i := range r.topo.Namespaces {
+		ns := &r.topo.Namespaces[i]
+		resolver := r.resolvers[ns.Name]
+		if resolver == nil {
+			resolver = ruletrace.NewResolver(handles.Get(ns.Name), ns.Name)
+			r.resolvers[ns.Name] = resolver
+		}
+		opening.Go(func() { r.stations[i] = openStation(ns, handles.Get(ns.Name), resolver, match, r.cfg) })
+	}
+	opening.Wait()
 }
 
 // try is one probe that was sent.
@@ -203,8 +247,10 @@ func (r *run) close() {
 }
 
 func (r *run) closeResolvers() {
-	for _, s := range r.stations {
-		s.fail(sensorTrace, s.resolver.Close())
+	for name, resolver := range r.resolvers {
+		if err := resolver.Close(); err != nil {
+			r.cfg.Log("%s: %v", name, err)
+		}
 	}
 }
 

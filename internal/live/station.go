@@ -52,8 +52,8 @@ const (
 
 // openStation opens every sensor of a namespace. All of them see whatever
 // happens after it returned.
-func openStation(ns *topology.Namespace, handle *netns.NS, match ruletrace.Match, cfg *Config) *station {
-	s := &station{name: ns.Name, handle: handle, reasons: make(map[sensor]error), resolver: ruletrace.NewResolver(handle, ns.Name), names: interfaceNames(ns)}
+func openStation(ns *topology.Namespace, handle *netns.NS, resolver *ruletrace.Resolver, match ruletrace.Match, cfg *Config) *station {
+	s := &station{name: ns.Name, handle: handle, reasons: make(map[sensor]error), resolver: resolver, names: interfaceNames(ns)}
 	var err error
 	cfg.Log("%s: open a packet ring for %d interfaces", ns.Name, len(ns.Links))
 	if s.ring, err = capture.OpenRing(capture.RingConfig{
