@@ -247,7 +247,7 @@ func TestDemoEnds(t *testing.T) {
 				t.Fatal(err)
 			}
 			space = strings.TrimSpace(space)
-			if got := inside(t, space); len(got) < 2 {
+			if got := processesIn(t, space); len(got) < 2 {
 				t.Errorf("processes in the lab: %v", got)
 			}
 			if err := cmd.Process.Signal(tt.signal); err != nil {
@@ -258,9 +258,9 @@ func TestDemoEnds(t *testing.T) {
 				t.Errorf("status %d, want %d", got, tt.want)
 			}
 			deadline := time.Now().Add(5 * time.Second)
-			for len(inside(t, space)) > 0 {
+			for len(processesIn(t, space)) > 0 {
 				if time.Now().After(deadline) {
-					t.Fatalf("processes left in the lab: %v", inside(t, space))
+					t.Fatalf("processes left in the lab: %v", processesIn(t, space))
 				}
 				unix.Select(0, nil, nil, nil, &unix.Timeval{Usec: 1000}) //nolint:errcheck // an early return does no harm
 			}
@@ -271,8 +271,8 @@ func TestDemoEnds(t *testing.T) {
 	}
 }
 
-// inside lists the processes that are in a network namespace.
-func inside(t *testing.T, space string) []string {
+// processesIn lists the processes that are in a network namespace.
+func processesIn(t *testing.T, space string) []string {
 	t.Helper()
 	paths, err := filepath.Glob("/proc/[0-9]*/ns/net")
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"slices"
 	"testing"
+
+	"github.com/pathtrace/pathtrace/ruletrace"
 )
 
 // asProgram is the environment variable that makes the test binary be
@@ -14,6 +16,7 @@ import (
 const asProgram = "PATHTRACE_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
+	ruletrace.GuardMain()
 	if os.Getenv(asProgram) != "" {
 		os.Exit(Main(os.Args[1:]))
 	}

@@ -193,6 +193,17 @@ func (s *Scenario) Truth(options Options) Truth {
 	return truth
 }
 
+// Path returns the points of Request and Reply that can be seen.
+func (s *Scenario) Path(options Options) (request, reply []string) {
+	seen := func(points []string) []string {
+		return slices.DeleteFunc(slices.Clone(points), func(point string) bool {
+			netns, _, _ := strings.Cut(point, "/")
+			return !s.visible(options, netns)
+		})
+	}
+	return seen(s.Request), seen(s.Reply)
+}
+
 // seen are the translations in namespaces that can be entered.
 func (s *Scenario) seen(options Options, all []Translation) []Translation {
 	return slices.DeleteFunc(slices.Clone(all), func(t Translation) bool { return !s.visible(options, t.NetNS) })
