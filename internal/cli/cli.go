@@ -47,6 +47,7 @@ func (e *exitError) Unwrap() error { return e.err }
 func Main(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	return run(ctx, args, &environment{in: os.Stdin, out: os.Stdout, err: os.Stderr})
 }
 
