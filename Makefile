@@ -35,12 +35,15 @@ test: tools lint
 	@[ "$$(id -u)" != 0 ] || { set -x; $(GO_TEST) ./...; }
 	$(GO_TEST) -exec '$(CURDIR)/scripts/as-user.sh' ./...
 
-# make lint: go vet (also for systems other than Linux), golangci-lint
+# make lint: go vet (also for systems other than Linux), golangci-lint, and whether
+# the tests that docs/kernel-facts.md names exist
 .PHONY: lint
 lint: build/bin/golangci-lint-$(GOLANGCI_VERSION)
 	go vet ./...
 	for os in darwin windows; do GOOS=$$os CGO_ENABLED=0 go vet $(PORTABLE); done
 	$< run
+	for test in $$(grep -oP '(?<=`)Test\w+' docs/kernel-facts.md | sort -u); do \
+		grep -rqE --include='*_test.go' "^func $$test\(" . || { echo "docs/kernel-facts.md: there is no $$test" >&2; exit 1; }; done
 
 # make bench: the benchmarks; BENCH=regexp chooses some
 BENCH ?= .
