@@ -178,7 +178,7 @@ func worthShowing(link *topology.Link) bool {
 }
 
 func linkNode(s *topology.Snapshot, n *topology.Namespace, link *topology.Link, d drawing) node {
-	words := []string{fmt.Sprintf("%-15s %-9s %-4s mtu %d", report.Escape(link.Name), link.Role, linkState(link), link.MTU)}
+	words := []string{fmt.Sprintf("%-15s %-9s %-10s mtu %d", report.Escape(link.Name), link.Role, linkState(link), link.MTU)}
 	if link.Port != nil && link.Port.State != "forwarding" {
 		words = append(words, "port "+link.Port.State)
 	}
@@ -223,7 +223,7 @@ func linkState(link *topology.Link) string {
 	case !link.Up:
 		return "down"
 	case !link.Carrier:
-		return "no carrier"
+		return "no-carrier"
 	}
 	return "up"
 }

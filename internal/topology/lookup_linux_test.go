@@ -289,7 +289,7 @@ func TestTexts(t *testing.T) {
 	s.rule(netlink.Rule{Priority: 100, Family: unix.AF_INET, Mark: 1, Mask: mask(0xff), Src: network("10.0.0.0/8"), Table: 42})
 	s.rule(netlink.Rule{Priority: 101, Family: unix.AF_INET, Mark: 2, Mask: mask(1<<32 - 1), Invert: true, Dst: network("10.0.0.1/32"), IifName: "lo", Table: 254, SuppressPrefixlen: 8})
 	s.rule(netlink.Rule{Priority: 102, Family: unix.AF_INET6, OifName: "a0", IPProto: unix.IPPROTO_TCP, Dport: netlink.NewRulePortRange(80, 90), Sport: netlink.NewRulePortRange(7, 7), Table: 255})
-	s.rule(netlink.Rule{Priority: 103, Family: unix.AF_INET, UIDRange: netlink.NewRuleUIDRange(5, 9), Goto: 32766})
+	s.rule(netlink.Rule{Priority: 103, Family: unix.AF_INET, UIDRange: netlink.NewRuleUIDRange(0, 0), Goto: 32766})
 	s.rule(netlink.Rule{Priority: 104, Family: unix.AF_INET, Type: unix.FR_ACT_PROHIBIT, Src: network("192.0.2.0/24")})
 	snapshot, _ := discover(t, Config{Host: s.NS, Candidates: []Candidate{}})
 	n := &snapshot.Namespaces[0]
@@ -325,7 +325,7 @@ func TestTexts(t *testing.T) {
 		"100: from 10.0.0.0/8 fwmark 0x1/0xff lookup 42",
 		"101: not from all to 10.0.0.1 fwmark 0x2 iif lo lookup main suppress_prefixlength 8",
 		"102: from all oif a0 ipproto tcp sport 7 dport 80-90 lookup local",
-		"103: from all uidrange 5-9 goto 32766",
+		"103: from all uidrange 0-0 goto 32766",
 		"104: from 192.0.2.0/24 prohibit",
 		"32766: from all lookup main", "32766: from all lookup main",
 		"32767: from all lookup default",
