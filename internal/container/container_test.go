@@ -276,8 +276,11 @@ func TestFindNamed(t *testing.T) {
 			return err
 		}
 		for _, config := range []Config{
-			{NetNS: "mynamespace"}, {NetNS: "/run/netns/mynamespace"}, {NetNS: "/run/netns/../netns/mynamespace"},
-			{Container: "mynamespace", DockerHost: nobody}, {Container: "mynamespace", DockerHost: broken},
+			{NetNS: "mynamespace"},
+			{NetNS: "/run/netns/mynamespace"},
+			{NetNS: "/run/netns/../netns/mynamespace"},
+			{Container: "mynamespace", DockerHost: nobody},
+			{Container: "mynamespace", DockerHost: broken},
 			{Container: "mynamespace", Engine: "netns"},
 		} {
 			source, err := Find(t.Context(), config)

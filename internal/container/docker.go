@@ -78,8 +78,7 @@ func (d *docker) get(ctx context.Context, path string, v any) error {
 	}
 	response, err := d.client.Do(request)
 	if err != nil {
-		var failed *url.Error
-		if errors.As(err, &failed) {
+		if failed, ok := errors.AsType[*url.Error](err); ok {
 			err = failed.Err
 		}
 		if errors.Is(err, fs.ErrNotExist) {

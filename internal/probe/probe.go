@@ -310,8 +310,7 @@ func addrPort(address unix.Sockaddr) netip.AddrPort {
 
 // cause strips what the socket package wraps around an error of the kernel.
 func cause(err error) error {
-	var errno unix.Errno
-	if errors.As(err, &errno) {
+	if errno, ok := errors.AsType[unix.Errno](err); ok {
 		return errno
 	}
 	return err

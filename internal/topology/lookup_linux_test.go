@@ -28,8 +28,12 @@ func crossroads(t *testing.T) *space {
 	}
 	s.address("c0", "172.16.0.1/12")
 	main := []struct{ device, destination, gateway string }{
-		{"b0", "172.17.0.0/16", ""}, {"a0", "192.168.1.0/24", "10.0.0.9"}, {"b0", "192.168.1.128/25", "10.0.1.9"},
-		{"c0", "10.0.0.0/8", "10.0.2.9"}, {"a0", "fd01::/16", "fd00:0::9"}, {"b0", "fd01:1::/32", "fd00:1::9"},
+		{"b0", "172.17.0.0/16", ""},
+		{"a0", "192.168.1.0/24", "10.0.0.9"},
+		{"b0", "192.168.1.128/25", "10.0.1.9"},
+		{"c0", "10.0.0.0/8", "10.0.2.9"},
+		{"a0", "fd01::/16", "fd00:0::9"},
+		{"b0", "fd01:1::/32", "fd00:1::9"},
 	}
 	for _, r := range main {
 		s.route(netlink.Route{}, r.device, r.destination, r.gateway)
@@ -64,15 +68,13 @@ func (s *space) rule(rule netlink.Rule) {
 	s.must(s.RuleAdd(&rule))
 }
 
-func mask(m uint32) *uint32 { return &m }
-
 // TestLookup compares our decisions with the kernel's.
 func TestLookup(t *testing.T) {
 	for name, rules := range map[string][]netlink.Rule{
 		"plain": nil,
 		"rules": {
-			{Priority: 100, Family: unix.AF_INET, Mark: 1, Mask: mask(0xff), Table: 100},
-			{Priority: 100, Family: unix.AF_INET6, Mark: 1, Mask: mask(0xff), Table: 100},
+			{Priority: 100, Family: unix.AF_INET, Mark: 1, Mask: new(uint32(0xff)), Table: 100},
+			{Priority: 100, Family: unix.AF_INET6, Mark: 1, Mask: new(uint32(0xff)), Table: 100},
 			{Priority: 110, Family: unix.AF_INET, Src: network("10.9.0.0/16"), Table: 100},
 			{Priority: 110, Family: unix.AF_INET6, Src: network("fd09::/16"), Table: 100},
 			{Priority: 120, Family: unix.AF_INET, Dst: network("198.51.100.0/24"), Table: 101},
@@ -86,8 +88,8 @@ func TestLookup(t *testing.T) {
 		},
 		// What wg-quick(8) makes for AllowedIPs = 0.0.0.0/0.
 		"full tunnel": {
-			{Priority: 32764, Family: unix.AF_INET, Mark: 0xca6c, Mask: mask(1<<32 - 1), Invert: true, Table: 101},
-			{Priority: 32764, Family: unix.AF_INET6, Mark: 0xca6c, Mask: mask(1<<32 - 1), Invert: true, Table: 101},
+			{Priority: 32764, Family: unix.AF_INET, Mark: 0xca6c, Mask: new(uint32(1<<32 - 1)), Invert: true, Table: 101},
+			{Priority: 32764, Family: unix.AF_INET6, Mark: 0xca6c, Mask: new(uint32(1<<32 - 1)), Invert: true, Table: 101},
 		},
 		"before local": {{Priority: 0, Family: unix.AF_INET, Dst: network("10.0.0.1/32"), Table: 101}},
 	} {
@@ -286,8 +288,8 @@ func TestTexts(t *testing.T) {
 	}}))
 	s.address("b0", "fd00::1/64")
 	s.route(netlink.Route{Protocol: unix.RTPROT_STATIC}, "b0", "", "fe80::1")
-	s.rule(netlink.Rule{Priority: 100, Family: unix.AF_INET, Mark: 1, Mask: mask(0xff), Src: network("10.0.0.0/8"), Table: 42})
-	s.rule(netlink.Rule{Priority: 101, Family: unix.AF_INET, Mark: 2, Mask: mask(1<<32 - 1), Invert: true, Dst: network("10.0.0.1/32"), IifName: "lo", Table: 254, SuppressPrefixlen: 8})
+	s.rule(netlink.Rule{Priority: 100, Family: unix.AF_INET, Mark: 1, Mask: new(uint32(0xff)), Src: network("10.0.0.0/8"), Table: 42})
+	s.rule(netlink.Rule{Priority: 101, Family: unix.AF_INET, Mark: 2, Mask: new(uint32(1<<32 - 1)), Invert: true, Dst: network("10.0.0.1/32"), IifName: "lo", Table: 254, SuppressPrefixlen: 8})
 	s.rule(netlink.Rule{Priority: 102, Family: unix.AF_INET6, OifName: "a0", IPProto: unix.IPPROTO_TCP, Dport: netlink.NewRulePortRange(80, 90), Sport: netlink.NewRulePortRange(7, 7), Table: 255})
 	s.rule(netlink.Rule{Priority: 103, Family: unix.AF_INET, UIDRange: netlink.NewRuleUIDRange(0, 0), Goto: 32766})
 	s.rule(netlink.Rule{Priority: 104, Family: unix.AF_INET, Type: unix.FR_ACT_PROHIBIT, Src: network("192.0.2.0/24")})

@@ -164,8 +164,12 @@ func newChain(t testing.TB) *chain {
 		gateway: newSpace(t), detour: newSpace(t), internet: newSpace(t),
 	}
 	c.all = []Candidate{
-		{"cnt", c.cnt.NS}, {"other", c.other.NS}, {"router", c.router.NS},
-		{"gateway", c.gateway.NS}, {"detour", c.detour.NS}, {"internet", c.internet.NS},
+		{"cnt", c.cnt.NS},
+		{"other", c.other.NS},
+		{"router", c.router.NS},
+		{"gateway", c.gateway.NS},
+		{"detour", c.detour.NS},
+		{"internet", c.internet.NS},
 	}
 	for _, s := range []*space{c.host, c.router, c.gateway, c.detour} {
 		s.forward()
