@@ -122,7 +122,7 @@ func (s Selector) ipv4(p *program, network uint32) {
 				}
 			}
 		}
-	}, proto, at)
+	}, at)
 }
 
 func (s Selector) ipv6(p *program, network uint32) {
@@ -151,7 +151,7 @@ func (s Selector) ipv6(p *program, network uint32) {
 				}
 			}
 		}
-	}, next, at)
+	}, at)
 }
 
 // address6 accepts when what is left of an address stands at an offset.
@@ -166,7 +166,7 @@ func address6(p *program, offset uint32, rest []byte) {
 
 // ends judges by the protocol, which the accumulator holds, and by the ends of
 // the flow. It always returns.
-func (s Selector) ends(p *program, addresses func(), proto bpf.Instruction, at func(offset uint32, size int) bpf.Instruction) {
+func (s Selector) ends(p *program, addresses func(), at func(offset uint32, size int) bpf.Instruction) {
 	if s.Proto.IsICMP() { // what there is of it was accepted
 		p.reject()
 		return

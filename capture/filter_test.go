@@ -120,21 +120,49 @@ var selectors = []struct {
 	want       []string // besides always; nil means everything of IP
 }{
 	{"everything", Selector{}, "ip or ip6", nil},
-	{"icmp", Selector{Proto: packet.ICMP}, "icmp or (ip6 and ip6[6] = 58)",
-		[]string{"echo", "echo reply", "echo6", "listener report"}},
-	{"icmpv6 with an address that means nothing", Selector{Proto: packet.ICMPv6, Addresses: ends}, "icmp or (ip6 and ip6[6] = 58)",
-		[]string{"echo", "echo reply", "echo6", "listener report"}},
-	{"tcp", Selector{Proto: packet.TCP}, "tcp",
-		[]string{"tcp 443", "tcp to 443", "tcp by address", "tcp6 by address", "tcp6 near miss", "tcp other", "tcp other SYN", "tcp6 other SYN"}},
-	{"tcp port", Selector{Proto: packet.TCP, Ports: []uint16{80, 443}}, "tcp and (port 80 or port 443 or " + tcpEnd + ")",
-		[]string{"tcp 443", "tcp to 443", "tcp other SYN", "tcp6 other SYN"}},
-	{"tcp address", Selector{Proto: packet.TCP, Addresses: ends}, "tcp and (" + hosts + " or " + tcpEnd + ")",
-		[]string{"tcp by address", "tcp6 by address", "tcp other SYN", "tcp6 other SYN"}},
-	{"udp port and address", Selector{Proto: packet.UDP, Addresses: ends, Ports: []uint16{443}}, "udp and (port 443 or " + hosts + ")",
-		[]string{"udp 443", "udp6 443", "udp by address"}},
+	{
+		"icmp",
+		Selector{Proto: packet.ICMP},
+		"icmp or (ip6 and ip6[6] = 58)",
+		[]string{"echo", "echo reply", "echo6", "listener report"},
+	},
+	{
+		"icmpv6 with an address that means nothing",
+		Selector{Proto: packet.ICMPv6, Addresses: ends},
+		"icmp or (ip6 and ip6[6] = 58)",
+		[]string{"echo", "echo reply", "echo6", "listener report"},
+	},
+	{
+		"tcp",
+		Selector{Proto: packet.TCP},
+		"tcp",
+		[]string{"tcp 443", "tcp to 443", "tcp by address", "tcp6 by address", "tcp6 near miss", "tcp other", "tcp other SYN", "tcp6 other SYN"},
+	},
+	{
+		"tcp port",
+		Selector{Proto: packet.TCP, Ports: []uint16{80, 443}},
+		"tcp and (port 80 or port 443 or " + tcpEnd + ")",
+		[]string{"tcp 443", "tcp to 443", "tcp other SYN", "tcp6 other SYN"},
+	},
+	{
+		"tcp address",
+		Selector{Proto: packet.TCP, Addresses: ends},
+		"tcp and (" + hosts + " or " + tcpEnd + ")",
+		[]string{"tcp by address", "tcp6 by address", "tcp other SYN", "tcp6 other SYN"},
+	},
+	{
+		"udp port and address",
+		Selector{Proto: packet.UDP, Addresses: ends, Ports: []uint16{443}},
+		"udp and (port 443 or " + hosts + ")",
+		[]string{"udp 443", "udp6 443", "udp by address"},
+	},
 	{"sctp address", Selector{Proto: packet.SCTP, Addresses: ends}, "sctp and (" + hosts + ")", []string{"sctp6 by address"}},
-	{"any protocol, address", Selector{Addresses: ends}, hosts + " or (tcp and (" + tcpEnd + "))",
-		[]string{"tcp by address", "tcp6 by address", "tcp other SYN", "tcp6 other SYN", "udp by address", "gre by address", "sctp6 by address"}},
+	{
+		"any protocol, address",
+		Selector{Addresses: ends},
+		hosts + " or (tcp and (" + tcpEnd + "))",
+		[]string{"tcp by address", "tcp6 by address", "tcp other SYN", "tcp6 other SYN", "udp by address", "gre by address", "sctp6 by address"},
+	},
 }
 
 // forEthernet is the program without the parts that only the kernel can run.

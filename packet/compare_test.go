@@ -88,19 +88,31 @@ func TestCompare(t *testing.T) {
 		a, b Header
 		want Likeness
 	}{
-		{"TCP with a clamped MSS", decoded(t, v4(TCP), tcpSYN()),
-			decoded(t, n4(TCP), tcp(func(p *layers.TCP) { p.SrcPort, p.Options[0].OptionData = 1, []byte{4, 0} })), Same},
-		{"TCP, other sequence number", decoded(t, id(v4(TCP), 0), tcpSYN()),
-			decoded(t, id(n4(TCP), 0), tcp(func(p *layers.TCP) { p.Seq++ })), Different},
-		{"TCP, other acknowledgement", decoded(t, id(v4(TCP), 0), tcpSYN()),
-			decoded(t, id(n4(TCP), 0), tcp(func(p *layers.TCP) { p.Ack++ })), Different},
-		{"TCP, SYN against SYN-ACK", decoded(t, id(v4(TCP), 0), tcpSYN()),
-			decoded(t, id(n4(TCP), 0), tcp(func(p *layers.TCP) { p.ACK = true })), Different},
-		{"TCP, PSH only", decoded(t, id(v4(TCP), 0), tcpSYN()),
-			decoded(t, id(n4(TCP), 0), tcp(func(p *layers.TCP) { p.PSH = true })), Same},
+		{
+			"TCP with a clamped MSS", decoded(t, v4(TCP), tcpSYN()),
+			decoded(t, n4(TCP), tcp(func(p *layers.TCP) { p.SrcPort, p.Options[0].OptionData = 1, []byte{4, 0} })), Same,
+		},
+		{
+			"TCP, other sequence number", decoded(t, id(v4(TCP), 0), tcpSYN()),
+			decoded(t, id(n4(TCP), 0), tcp(func(p *layers.TCP) { p.Seq++ })), Different,
+		},
+		{
+			"TCP, other acknowledgement", decoded(t, id(v4(TCP), 0), tcpSYN()),
+			decoded(t, id(n4(TCP), 0), tcp(func(p *layers.TCP) { p.Ack++ })), Different,
+		},
+		{
+			"TCP, SYN against SYN-ACK", decoded(t, id(v4(TCP), 0), tcpSYN()),
+			decoded(t, id(n4(TCP), 0), tcp(func(p *layers.TCP) { p.ACK = true })), Different,
+		},
+		{
+			"TCP, PSH only", decoded(t, id(v4(TCP), 0), tcpSYN()),
+			decoded(t, id(n4(TCP), 0), tcp(func(p *layers.TCP) { p.PSH = true })), Same,
+		},
 		{"TCP retransmission over IPv4 has its own id", decoded(t, v4(TCP), tcpSYN()), decoded(t, id(v4(TCP), 9), tcpSYN()), Different},
-		{"TCP retransmission with a later timestamp", decoded(t, ipv6(TCP), tcpSYN()),
-			decoded(t, ipv6(TCP), tcp(func(p *layers.TCP) { p.Options[2].OptionData = []byte{0, 0, 1, 0, 0, 0, 0, 9} })), Compatible},
+		{
+			"TCP retransmission with a later timestamp", decoded(t, ipv6(TCP), tcpSYN()),
+			decoded(t, ipv6(TCP), tcp(func(p *layers.TCP) { p.Options[2].OptionData = []byte{0, 0, 1, 0, 0, 0, 0, 9} })), Compatible,
+		},
 		{"TCP of other length", decoded(t, v4(TCP), tcpSYN()), decoded(t, n4(TCP), tcpSYN(), gopacket.Payload("x")), Different},
 
 		{"UDP by identification", udp4(v4(UDP), 1000, ""), udp4(n4(UDP), 2000, ""), Same},
@@ -121,10 +133,14 @@ func TestCompare(t *testing.T) {
 		{"ping6, zeros", ping6(EchoRequestV6, 38, 1, make(gopacket.Payload, 56)), natPing6(38, 1, make(gopacket.Payload, 56)), Compatible},
 		{"ping6, other time", ping6(EchoRequestV6, 38, 1, payload()), natPing6(38, 1, append(gopacket.Payload{1}, payload()[1:]...)), Different},
 
-		{"error, quote translated", errorAbout(t, 28, v4(TCP), tcpSYN()),
-			errorAbout(t, 28, n4(TCP), tcp(func(p *layers.TCP) { p.SrcPort = 9 })), Same},
-		{"error about another packet", errorAbout(t, 28, v4(TCP), tcpSYN()),
-			errorAbout(t, 28, v4(TCP), tcp(func(p *layers.TCP) { p.Seq++ })), Different},
+		{
+			"error, quote translated", errorAbout(t, 28, v4(TCP), tcpSYN()),
+			errorAbout(t, 28, n4(TCP), tcp(func(p *layers.TCP) { p.SrcPort = 9 })), Same,
+		},
+		{
+			"error about another packet", errorAbout(t, 28, v4(TCP), tcpSYN()),
+			errorAbout(t, 28, v4(TCP), tcp(func(p *layers.TCP) { p.Seq++ })), Different,
+		},
 
 		{"fragment and its copy", fragment(v4(UDP), 0, true, datagram[:64]), fragment(n4(UDP), 0, true, datagram[:64]), Same},
 		{"first and second fragment", fragment(v4(UDP), 0, true, datagram[:64]), fragment(v4(UDP), 64, false, datagram[64:]), Different},

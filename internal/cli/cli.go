@@ -63,8 +63,7 @@ func run(ctx context.Context, args []string, env *environment) int {
 		return env.status
 	}
 	fmt.Fprintf(env.err, "pathtrace: %v\n", err) //nolint:errcheck // nowhere left to tell
-	var exit *exitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exitError](err); ok {
 		return exit.status
 	}
 	return exitCannotRun

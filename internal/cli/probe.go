@@ -170,8 +170,7 @@ func (f *probeFlags) run(ctx context.Context, env *environment, kind, target, ho
 // unresolved gives a missing name or address the status of a failed probe:
 // the source cannot reach the host, which is an answer.
 func unresolved(err error) error {
-	var lookup *resolve.Error
-	if errors.As(err, &lookup) {
+	if _, ok := errors.AsType[*resolve.Error](err); ok {
 		return &exitError{status: exitFailed, err: err}
 	}
 	return err

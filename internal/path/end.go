@@ -44,7 +44,7 @@ func originHits(t *trail) string {
 }
 
 // end judges where a leg ended.
-func (j *joiner) end(t *trail, v *visit, all []element) End {
+func (j *joiner) end(v *visit, all []element) End {
 	if e, ok := j.ruleEnd(v.netns, all); ok {
 		return e
 	}
@@ -93,7 +93,7 @@ func (j *joiner) afterEgress(end End, link *topology.Link, last *capture.Sightin
 		end.Kind, end.Next = Vanished, link.Peer.NetNS+"/"+link.Peer.Interface
 	default:
 		end.Kind = Left
-		if ns := j.in.Topology.Namespace(end.NetNS); ns != nil && link != nil {
+		if ns := j.in.Topology.Namespace(end.NetNS); ns != nil {
 			if route := ns.Lookup(topology.Query{Source: last.Header.Tuple.Src, Target: last.Header.Tuple.Dst}).Route; route != nil && route.Interface == link.Name {
 				end.Gateway = route.Gateway
 			}

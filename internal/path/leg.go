@@ -58,7 +58,7 @@ func (j *joiner) leg(name string, t *trail) Leg {
 		leg.End = End{Kind: Unseen}
 		return leg
 	}
-	leg.End = j.end(t, &stays[len(stays)-1].visit, last)
+	leg.End = j.end(&stays[len(stays)-1].visit, last)
 	if leg.End.Kind == Delivered && len(leg.Hops) > 0 {
 		hop := &leg.Hops[len(leg.Hops)-1]
 		hop.Steps = append(hop.Steps, report.Step{

@@ -63,7 +63,8 @@ func newBed() *bed {
 			{Name: "host", BridgeNF: topology.BridgeNF{IPv4: true, IPv6: true}, Links: []topology.Link{
 				veth(3, "veth0", "br0", "02:00:00:00:00:03", "cnt01", "eth0", capture.RoleVeth),
 				veth(6, "veth1", "br0", "02:00:00:00:00:06", "cnt02", "eth0", capture.RoleVeth),
-				{Index: 4, Name: "br0", Kind: "bridge", MAC: bridgeMAC, Role: capture.RoleBridge}, uplink,
+				{Index: 4, Name: "br0", Kind: "bridge", MAC: bridgeMAC, Role: capture.RoleBridge},
+				uplink,
 			}},
 			{Name: "gateway", Links: []topology.Link{veth(2, "zTrust", "", "02:00:00:00:00:06", "host", "ens192", capture.RoleRouter), outside}},
 			{Name: "cnt02", Links: []topology.Link{veth(2, "eth0", "", "02:00:00:00:00:c2", "host", "veth1", capture.RoleContainer)}},

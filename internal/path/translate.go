@@ -51,7 +51,7 @@ func (j *joiner) translate(leg string, t *trail, v *visit, all []element) []elem
 			j.byRule(leg, v, &c, s)
 			continue
 		}
-		all = append(all, j.withoutRule(leg, t, v, &c))
+		all = append(all, j.withoutRule(leg, v, &c))
 	}
 	return all
 }
@@ -153,7 +153,7 @@ func (j *joiner) byRule(leg string, v *visit, c *change, s *step) {
 
 // withoutRule explains a change for which no rule was hit: a later packet of a
 // flow, an answer, or translation without state.
-func (j *joiner) withoutRule(leg string, t *trail, v *visit, c *change) element {
+func (j *joiner) withoutRule(leg string, v *visit, c *change) element {
 	s := &step{after: c.after, Step: report.Step{
 		Kind: "nat", Text: fmt.Sprintf("%s %s → %s", c.field, c.from, c.to), Confidence: report.Observed, Evidence: j.proof(v, c),
 	}}
