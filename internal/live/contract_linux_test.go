@@ -1,0 +1,126 @@
+package live_test
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/pathtrace/pathtrace/report"
+)
+
+// claim is a statement of a report with what it rests on.
+type claim struct {
+	what       string
+	confidence report.Confidence
+	evidence   []string
+}
+
+// claims lists the statements of a report.
+func claims(r *report.Report) []claim {
+	all := []claim{{"verdict: " + r.Verdict.Summary, r.Verdict.Confidence, r.Verdict.Evidence}}
+	for _, t := range r.Translations {
+		all = append(all, claim{fmt.Sprintf("translation %s in %s: %s %s → %s", t.Kind, t.NetNS, t.Field, t.From, t.To), t.Confidence, t.Evidence})
+	}
+	for _, leg := range [][]report.Hop{r.Legs.Request, r.Legs.Reply} {
+		for _, hop := range leg {
+			if hop.Interface != "" { // otherwise it stands for what its steps say
+				all = append(all, claim{"hop " + place(hop), report.Observed, hop.Evidence})
+			}
+			for _, step := range hop.Steps {
+				all = append(all, claim{fmt.Sprintf("step %s at %s: %s", step.Kind, place(hop), step.Text), step.Confidence, step.Evidence})
+			}
+		}
+	}
+	for _, f := range r.Findings {
+		all = append(all, claim{"finding " + f.Code, report.Observed, f.Evidence})
+	}
+	return all
+}
+
+// place names a hop as the lab's scenarios do.
+func place(hop report.Hop) string {
+	return hop.NetNS + "/" + hop.Interface + " " + hop.Direction
+}
+
+// flaws lists what a report says without keeping the promises that every report
+// makes: statements name evidence that is there, and it is of a kind that can
+// prove them, and each statement says how it is known.
+func flaws(r *report.Report) []string {
+	var all []string
+	flaw := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
+
+	kinds := make(map[string]string)
+	for _, e := range r.Evidence {
+		if kinds[e.ID] != "" {
+			flaw("evidence %s is there twice", e.ID)
+		}
+		kinds[e.ID] = e.Kind
+		if e.NetNS == "" || e.Text == "" {
+			flaw("evidence %s says nothing: %+v", e.ID, e)
+		}
+	}
+	for _, c := range claims(r) {
+		if c.evidence == nil {
+			flaw("%s: its evidence is no list", c.what)
+		}
+		sensed := false
+		for _, id := range c.evidence {
+			if kinds[id] == "" {
+				flaw("%s: there is no evidence %s", c.what, id)
+			}
+			sensed = sensed || slices.Contains([]string{"sighting", "conntrack", "rule", "drop"}, kinds[id])
+		}
+		switch c.confidence {
+		case report.Observed:
+			// What a sensor saw is there to be read; that nothing was seen has
+			// no other evidence than the sensors' own list.
+			if !sensed && r.Verdict.Outcome != report.Unsent {
+				flaw("%s: called observed, and no sensor saw it: %v", c.what, c.evidence)
+			}
+		case report.Reconstructed:
+			if len(c.evidence) == 0 {
+				flaw("%s: reconstructed from nothing", c.what)
+			}
+		case report.Assumed:
+		default:
+			flaw("%s: its confidence is %q", c.what, c.confidence)
+		}
+	}
+	if r.Verdict.Summary == "" || r.Verdict.Code == "" || r.Verdict.Leg != "request" && r.Verdict.Leg != "reply" {
+		flaw("the verdict is incomplete: %+v", r.Verdict)
+	}
+	if r.Finished.Before(r.Started) || r.Started.IsZero() {
+		flaw("it finished %s and started %s", r.Finished, r.Started)
+	}
+	return all
+}
+
+// healthy lists what a report says against an exchange that went well.
+func healthy(r *report.Report) []string {
+	var all []string
+	if r.Verdict.Outcome != report.Replied || r.Verdict.Code != "OK" || r.Verdict.Confidence != report.Observed {
+		all = append(all, fmt.Sprintf("the verdict is %s, %s, %s: %s", r.Verdict.Outcome, r.Verdict.Code, r.Verdict.Confidence, r.Verdict.Summary))
+	}
+	if r.Verdict.Elapsed <= 0 {
+		all = append(all, fmt.Sprintf("it took %s", r.Verdict.Elapsed))
+	}
+	for _, leg := range [][]report.Hop{r.Legs.Request, r.Legs.Reply} {
+		for _, hop := range leg {
+			for _, step := range hop.Steps {
+				if step.Kind == "drop" || step.Kind == "reject" {
+					all = append(all, fmt.Sprintf("%s at %s: %s", step.Kind, place(hop), step.Text))
+				}
+			}
+		}
+	}
+	for _, f := range r.Findings {
+		if f.Severity == "error" {
+			all = append(all, fmt.Sprintf("finding %s: %s", f.Code, f.Summary))
+		}
+	}
+	for _, s := range r.Sensors {
+		if s.State != "ok" {
+			all = append(all, fmt.Sprintf("sensor %s is %s: %s", s.Name, s.State, s.Reason))
+		}
+	}
+	return all
+}
