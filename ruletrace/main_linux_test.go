@@ -12,5 +12,8 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(childVariable); dir != "" {
 		child(dir)
 	}
+	if os.Getenv(insideVariable) != "" {
+		inside()
+	}
 	goleak.VerifyTestMain(m)
 }

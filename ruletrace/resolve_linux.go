@@ -40,6 +40,7 @@ type BaseChain struct {
 type Resolver struct {
 	ns   *netns.NS
 	name string
+	look func(tool string) (path string, err error)
 
 	mu         sync.Mutex
 	conn       *netlink.Conn
@@ -68,7 +69,7 @@ type saved struct {
 // NewResolver returns a resolver for a namespace, which it does not close; name
 // is what reports call it.
 func NewResolver(ns *netns.NS, name string) *Resolver {
-	return &Resolver{ns: ns, name: name, legacy: map[string]saved{}}
+	return &Resolver{ns: ns, name: name, look: lookTool, legacy: map[string]saved{}}
 }
 
 // Close ends the resolver's use of the kernel. It may be called twice.
@@ -559,7 +560,7 @@ func (r *Resolver) save(ctx context.Context, family, table, variant string) save
 
 // run runs a tool in the namespace, without a shell.
 func (r *Resolver) run(ctx context.Context, name string, args ...string) (string, error) {
-	path, err := lookTool(name)
+	path, err := r.look(name)
 	if err != nil {
 		return "", err
 	}

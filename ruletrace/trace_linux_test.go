@@ -236,6 +236,7 @@ type listener struct {
 	conn *netlink.Conn
 	d    *TraceDecoder
 	seq  uint64
+	raw  []netlink.Message
 }
 
 func (s space) listen(name string) *listener {
@@ -282,6 +283,7 @@ func (l *listener) hits() []Hit {
 		}
 		for _, m := range messages {
 			l.seq++
+			l.raw = append(l.raw, m)
 			hit, ok, err := l.d.Decode(m, l.seq)
 			if err != nil {
 				l.t.Fatal(err)
