@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -53,11 +54,19 @@ func DecodeEvent(m nfsocket.Message, netns string) (Event, bool, error) {
 }
 
 // decode decodes an event or one entry of a dump, which has the form of an
-// update.
+// update. Both tuples have addresses and the same protocol.
 func decode(m netlink.Message) (conntrack.Event, error) {
 	var event conntrack.Event
 	if err := event.Unmarshal(m); err != nil {
 		return event, err
+	}
+	for _, t := range []conntrack.Tuple{event.Flow.TupleOrig, event.Flow.TupleReply} {
+		if !t.IP.SourceAddress.IsValid() || !t.IP.DestinationAddress.IsValid() {
+			return event, errors.New("a tuple without addresses")
+		}
+	}
+	if event.Flow.TupleOrig.Proto.Protocol != event.Flow.TupleReply.Proto.Protocol {
+		return event, errors.New("tuples of different protocols")
 	}
 	return event, nil
 }
@@ -97,16 +106,17 @@ func flowOf(f *conntrack.Flow, netns string) Flow {
 }
 
 func tupleOf(t conntrack.Tuple) packet.Tuple {
-	return packet.Tuple{
-		Proto:    packet.Proto(t.Proto.Protocol),
-		Src:      t.IP.SourceAddress,
-		Dst:      t.IP.DestinationAddress,
-		SrcPort:  t.Proto.SourcePort,
-		DstPort:  t.Proto.DestinationPort,
-		ICMPType: t.Proto.ICMPType,
-		ICMPCode: t.Proto.ICMPCode,
-		ICMPID:   t.Proto.ICMPID,
+	tuple := packet.Tuple{
+		Proto: packet.Proto(t.Proto.Protocol),
+		Src:   t.IP.SourceAddress,
+		Dst:   t.IP.DestinationAddress,
 	}
+	if tuple.Proto.IsICMP() {
+		tuple.ICMPType, tuple.ICMPCode, tuple.ICMPID = t.Proto.ICMPType, t.Proto.ICMPCode, t.Proto.ICMPID
+	} else {
+		tuple.SrcPort, tuple.DstPort = t.Proto.SourcePort, t.Proto.DestinationPort
+	}
+	return tuple
 }
 
 // tcpStates are the kernel's names of enum tcp_conntrack

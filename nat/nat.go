@@ -1,6 +1,19 @@
 // Package nat observes the kernel's connection tracking: the events and the
 // table that say which tuple was translated to which. It needs CAP_NET_ADMIN
-// in the network namespace's user namespace and changes nothing on the host.
+// in the network namespace's user namespace. It changes no flow and no rule;
+// for what listening does change see internal/nfsocket.
+//
+// What the kernel does, each shown by a test of this package on Linux 6.18:
+//
+//   - NEW comes when the first packet is confirmed, with both tuples final. A
+//     packet that is dropped before sends no event.
+//   - A flow that began while nobody listened sends no event, not even at its
+//     end. With nf_conntrack_events = 2, "nobody" means nobody on the machine:
+//     a listener in one namespace makes the flows of all send events.
+//   - An update tells only what changed; the state of a connection may be
+//     missing.
+//   - The id of an echo is rewritten like a port when it is taken.
+//   - IPS_SRC_NAT and IPS_DST_NAT say that NAT was done, the *_DONE bits do not.
 package nat
 
 import (

@@ -62,17 +62,12 @@ func newNetwork(t testing.TB) *network {
 		// Duplicate address detection takes two seconds, also for link-local
 		// addresses, without which no neighbour is asked.
 		n.do(t, made, func() error {
-			return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0)
+			return sysctl(map[string]string{"ipv6/conf/default/accept_dad": "0"})
 		})
 	}
 	n.do(t, n.router, func() error {
-		for file, value := range map[string]string{
-			"ipv4/ip_forward":          "1",
-			"ipv6/conf/all/forwarding": "1",
-		} {
-			if err := os.WriteFile("/proc/sys/net/"+file, []byte(value), 0); err != nil {
-				return err
-			}
+		if err := sysctl(map[string]string{"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"}); err != nil {
+			return err
 		}
 		for name, peer := range map[string]*netns.NS{"in": n.client, "out": n.server} {
 			link := &netlink.Veth{
@@ -126,6 +121,16 @@ func newNetwork(t testing.TB) *network {
 	}
 }
 
+// sysctl writes settings below net of the thread's namespace.
+func sysctl(settings map[string]string) error {
+	for file, value := range settings {
+		if err := os.WriteFile("/proc/sys/net/"+file, []byte(value), 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // configure gives the thread's namespace addresses that may be used at once.
 func configure(name string, addresses ...string) error {
 	link, err := netlink.LinkByName(name)
@@ -144,7 +149,13 @@ func configure(name string, addresses ...string) error {
 			return err
 		}
 	}
-	return netlink.LinkSetUp(link)
+	// Asking a neighbour again would take a second, if the first question came
+	// before the link was ready.
+	err = sysctl(map[string]string{
+		"ipv4/neigh/" + name + "/retrans_time_ms": "10",
+		"ipv6/neigh/" + name + "/retrans_time_ms": "10",
+	})
+	return errors.Join(err, netlink.LinkSetUp(link))
 }
 
 func (n *network) do(t testing.TB, ns *netns.NS, f func() error) {

@@ -23,17 +23,25 @@ const (
 	dumpBuffer = 64 << 10
 )
 
+// PartialError says that some entries of a table were not understood.
+type PartialError struct{ Undecodable int }
+
+func (e *PartialError) Error() string {
+	return fmt.Sprintf("%d entries of the conntrack table were not understood", e.Undecodable)
+}
+
 // Dump returns the selected flows of a namespace's conntrack table; name is
 // the namespace's name in reports, nil the namespace of the calling thread.
 // The table changes while it is read: it is no snapshot. The error is
-// os.ErrPermission when CAP_NET_ADMIN is missing.
+// os.ErrPermission when CAP_NET_ADMIN is missing. With a *PartialError come
+// the flows that were understood.
 func Dump(ctx context.Context, ns *netns.NS, name string, filter Filter) ([]Flow, error) {
 	flows, err := dump(ctx, ns, name, filter)
 	if ctx.Err() != nil {
 		err = ctx.Err() // and not the deadline by which it ended the read
 	}
 	if err != nil {
-		return nil, fmt.Errorf("dump conntrack table of %s: %w", name, err)
+		return flows, fmt.Errorf("dump conntrack table of %s: %w", name, err)
 	}
 	return flows, nil
 }
@@ -62,17 +70,22 @@ func dump(ctx context.Context, ns *netns.NS, name string, filter Filter) ([]Flow
 		return nil, err
 	}
 	var flows []Flow
+	var partial PartialError
 	for message, err := range conn.ReceiveIter() {
 		if err != nil {
 			return nil, err
 		}
 		entry, err := decode(message)
 		if err != nil {
-			return nil, err
+			partial.Undecodable++
+			continue
 		}
 		if flow := flowOf(entry.Flow, name); filter.match(&flow) {
 			flows = append(flows, flow)
 		}
+	}
+	if partial.Undecodable > 0 {
+		return flows, &partial
 	}
 	return flows, nil
 }

@@ -107,8 +107,9 @@ func EventsEnabled(ns *netns.NS) (bool, error) {
 }
 
 // Run emits events until ctx is done, then those that the kernel had queued by
-// then, and returns nil. Every flow is told once as New or Existing. Only one
-// goroutine at a time may call it.
+// then, and returns nil. Every flow is told once as New or Existing. Losses that
+// show only after ctx is done are counted, and the table is not read for them.
+// Only one goroutine at a time may call it.
 func (w *Watcher) Run(ctx context.Context, emit func(Event)) error {
 	if w.config.Existing {
 		if err := w.read(ctx, emit, false); err != nil {
@@ -186,7 +187,9 @@ func (w *Watcher) read(ctx context.Context, emit func(Event), resync bool) error
 	for again := true; again; resync = true {
 		again = false
 		flows, err := Dump(ctx, w.config.NetNS, w.config.Name, w.config.Filter)
-		if err != nil {
+		if partial, ok := errors.AsType[*PartialError](err); ok {
+			w.undecodable.Add(uint64(partial.Undecodable))
+		} else if err != nil {
 			return err
 		}
 		now := time.Now()

@@ -100,7 +100,9 @@ func (f *conntrackFlags) run(ctx context.Context, env *environment) error {
 // table prints the flows that are there.
 func (f *conntrackFlags) table(ctx context.Context, env *environment, source *container.Source) error {
 	flows, err := nat.Dump(ctx, source.NetNS, source.Name, nat.Filter{Proto: f.protocol.value})
-	if err != nil {
+	if partial, ok := errors.AsType[*nat.PartialError](err); ok {
+		fmt.Fprintf(env.err, "pathtrace: %v\n", partial) //nolint:errcheck // nowhere left to tell
+	} else if err != nil {
 		if ctx.Err() != nil {
 			return nil // stopped
 		}
@@ -148,7 +150,7 @@ func (f *conntrackFlags) events(ctx context.Context, env *environment, source *c
 		fmt.Fprintf(env.err, "pathtrace: the kernel lost conntrack events %d times\n", stats.Overruns) //nolint:errcheck // nowhere left to tell
 	}
 	if stats.Undecodable > 0 {
-		fmt.Fprintf(env.err, "pathtrace: %d conntrack events were not understood\n", stats.Undecodable) //nolint:errcheck // nowhere left to tell
+		fmt.Fprintf(env.err, "pathtrace: %d conntrack messages were not understood\n", stats.Undecodable) //nolint:errcheck // nowhere left to tell
 	}
 	return errors.Join(printErr, err)
 }
