@@ -74,7 +74,7 @@ func (p *printer) header(r *Report) {
 		source = r.Request.Source.NetNS
 	}
 	target := r.Request.Target
-	if a := r.Request.Address; a != "" && a != target {
+	if a := r.Request.Address; a != "" && !strings.Contains(target, a) {
 		target += " (" + a + ")"
 	}
 	spans := []span{{text: source + " → " + target, tone: strong}}
@@ -131,8 +131,14 @@ func headlineOf(r *Report) (string, tone) {
 	case Dropped:
 		return "DROPPED" + way + ".", bad
 	case Rejected:
+		if r.Verdict.Rule == nil {
+			return "REJECTED.", bad // perhaps by the target itself
+		}
 		return "REJECTED" + way + ".", bad
 	case Lost:
+		if r.Verdict.Leg == "request" {
+			return "NO ANSWER.", bad // on which way it was lost is not known
+		}
 		return "LOST" + way + ".", bad
 	case Unsent:
 		return "NOT SENT.", bad
@@ -286,7 +292,8 @@ func (p *printer) leg(name string, hops []Hop, r *Report, c columns) {
 		p.flow(prefix, 6, spans...)
 		p.steps(h.Steps, 2+c.netns+2)
 	}
-	if last := hops[len(hops)-1].Steps; ended && !slices.ContainsFunc(last, func(s Step) bool { return fatal(&s) }) {
+	over := func(s Step) bool { return fatal(&s) || s.Kind == "deliver" }
+	if last := hops[len(hops)-1].Steps; ended && !slices.ContainsFunc(last, over) {
 		p.flow(strings.Repeat(" ", 2+c.netns+4), 6, span{text: "last seen here", tone: doubtful})
 	}
 }

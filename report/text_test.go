@@ -177,8 +177,8 @@ func TestTextOutcomes(t *testing.T) {
 		{Delivered, "request", "DELIVERED. Said."},
 		{Dropped, "request", "DROPPED on the way there. Said."},
 		{Dropped, "reply", "DROPPED on the way back. Said."},
-		{Rejected, "request", "REJECTED on the way there. Said."},
-		{Lost, "request", "LOST on the way there. Said."},
+		{Rejected, "request", "REJECTED. Said."},
+		{Lost, "request", "NO ANSWER. Said."},
 		{Unsent, "request", "NOT SENT. Said."},
 		{Inconclusive, "", "INCONCLUSIVE. Said."},
 	}
