@@ -10,9 +10,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/pathtrace/pathtrace/report"
 )
 
 // The exit statuses that scripts rely on.
@@ -62,7 +65,9 @@ func run(ctx context.Context, args []string, env *environment) int {
 	if err == nil {
 		return env.status
 	}
-	fmt.Fprintf(env.err, "pathtrace: %v\n", err) //nolint:errcheck // nowhere left to tell
+	for line := range strings.Lines(fmt.Sprintf("pathtrace: %v\n", err)) {
+		fmt.Fprintln(env.err, report.Escape(strings.TrimSuffix(line, "\n"))) //nolint:errcheck // nowhere left to tell
+	}
 	if exit, ok := errors.AsType[*exitError](err); ok {
 		return exit.status
 	}

@@ -67,6 +67,9 @@ func openStation(ns *topology.Namespace, handle *netns.NS, resolver *ruletrace.R
 		s.fail(sensorConntrack, err)
 		s.fail(sensorTrace, err)
 	}
+	if on, err := nat.EventsEnabled(handle); err == nil && !on {
+		s.fail(sensorConntrack, errors.New("conntrack events are switched off (net.netfilter.nf_conntrack_events = 0)"))
+	}
 	s.decoder = ruletrace.NewTraceDecoder(ns.Name, s.names)
 	if s.arming, err = ruletrace.Arm(ruletrace.ArmConfig{NetNS: handle, Name: ns.Name, Match: match, Budget: ruletrace.DefaultBudget * cfg.Count}); err != nil {
 		s.fail(sensorTrace, err)
