@@ -136,6 +136,8 @@ type walker struct {
 	places  []*place
 	way     []*place
 	visited map[visit]bool
+	// here is the inode of the namespace that the process is in.
+	here uint64
 	// back says that an answer is followed.
 	back bool
 }
@@ -164,13 +166,17 @@ func Discover(ctx context.Context, config Config) (*Snapshot, *Handles, error) {
 
 // begin fills in what the configuration leaves open.
 func (w *walker) begin(config Config) error {
-	host := &candidate{name: HostName, ns: config.Host}
-	if host.ns == nil {
-		ns, err := netns.Current()
-		if err != nil {
+	here, err := netns.Current()
+	if err != nil {
+		return err
+	}
+	w.here = here.ID()
+	host := &candidate{name: HostName, ns: here, owned: true}
+	if config.Host != nil {
+		host.ns, host.owned = config.Host, false
+		if err := here.Close(); err != nil {
 			return err
 		}
-		host.ns, host.owned = ns, true
 	}
 	host.inode = host.ns.ID()
 	w.host, w.source = host, host
@@ -237,16 +243,14 @@ func (w *walker) problem(format string, values ...any) {
 
 // enter looks into a namespace.
 func (w *walker) enter(c *candidate) (*place, error) {
-	for _, place := range w.places {
-		if place.from == c {
-			return place, nil
-		}
+	if place := w.entered(c); place != nil {
+		return place, nil
 	}
 	ns := c.open()
 	if ns == nil {
 		return nil, errors.New("the namespace cannot be opened")
 	}
-	reader, err := openReader(ns)
+	reader, err := openReader(ns, c.inode == w.here)
 	if err != nil {
 		return nil, err
 	}
@@ -412,10 +416,8 @@ func (w *walker) segment(ctx context.Context, p *place, link *Link, address neti
 		out := queue[0]
 		queue = queue[1:]
 		if out.link.Kind == "bridge" {
-			for i := range out.place.namespace.Links {
-				if port := &out.place.namespace.Links[i]; port.Bridge == out.link.Name {
-					push(out, port)
-				}
+			for _, port := range w.ports(out) {
+				push(out, port)
 			}
 			continue
 		}
@@ -439,8 +441,9 @@ func (w *walker) segment(ctx context.Context, p *place, link *Link, address neti
 		by := arrived
 		if arrived.Bridge != "" {
 			by = far.namespace.Link(arrived.Bridge)
-		} else {
-			_ = far.reader.settings(&far.namespace) // include reports what cannot be read
+		} else if len(out.crossed) == 0 {
+			// Whether it is a proxy. (include reports what cannot be read.)
+			_ = far.reader.settings(&far.namespace)
 		}
 		if by != nil && far.namespace.answers(address, by, hardware) {
 			for _, place := range crossed {
@@ -456,6 +459,36 @@ func (w *walker) segment(ctx context.Context, p *place, link *Link, address neti
 		w.include(first)
 	}
 	return nil, "", nil
+}
+
+// ports returns the ports of a bridge. Those that lead to namespaces which were
+// looked into already stand first: a way back ends there, and the others need
+// not be opened.
+func (w *walker) ports(bridge end) []*Link {
+	var known, others []*Link
+	for i := range bridge.place.namespace.Links {
+		port := &bridge.place.namespace.Links[i]
+		if port.Bridge != bridge.link.Name {
+			continue
+		}
+		wire, found := bridge.place.wires[port.Index]
+		if found && wire.nsid >= 0 && w.entered(w.beyond(bridge.place, wire.nsid)) != nil {
+			known = append(known, port)
+		} else {
+			others = append(others, port)
+		}
+	}
+	return append(known, others...)
+}
+
+// entered returns the place of a namespace that was looked into, or nil.
+func (w *walker) entered(c *candidate) *place {
+	for _, place := range w.places {
+		if place.from == c {
+			return place
+		}
+	}
+	return nil
 }
 
 // across returns the link that the frame arrives at, nil when that is not
@@ -533,7 +566,8 @@ func (n *Namespace) hardware(address netip.Addr, link string) string {
 
 // answers reports whether the namespace answers for an address at a link:
 // because it has it, because it was heard to, or as a proxy. A veth's far end
-// that proxies is how some container networks make a gateway.
+// that proxies is how some container networks make a gateway; behind a bridge
+// nobody is asked.
 func (n *Namespace) answers(address netip.Addr, link *Link, hardware string) bool {
 	if n.has(address, link.Name) || hardware != "" && hardware == link.MAC {
 		return true

@@ -23,52 +23,41 @@ import (
 // neighbours; routes, policy rules and the rest are decoded here, because it
 // leaves out what decides a lookup (a route's source, a rule's action).
 type reader struct {
-	handle   *netlink.Handle
-	raw      *nl.NetlinkSocket
-	bridgeNF BridgeNF
+	ns *netns.NS
+	// here says that the process is in the namespace, which then takes no
+	// privilege to enter.
+	here   bool
+	handle *netlink.Handle
+	// raw is opened by need: most namespaces are only looked into.
+	raw *nl.NetlinkSocket
 }
 
-// openReader opens the sockets in the namespace. The namespace that the
-// process is in takes no privilege.
-func openReader(ns *netns.NS) (*reader, error) {
-	r := new(reader)
-	current, err := netns.Current()
-	if err != nil {
-		return nil, err
-	}
-	defer current.Close() //nolint:errcheck // read-only descriptor
-	open := func() error {
-		// A socket, and a file below /proc/sys/net, belong to the namespace of
-		// the thread that opens them.
-		var err error
-		if r.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
-			return err
-		}
-		if r.raw, err = nl.Subscribe(unix.NETLINK_ROUTE); err != nil {
-			r.handle.Close()
-			return err
-		}
-		r.bridgeNF = BridgeNF{
-			IPv4: isOne("/proc/sys/net/bridge/bridge-nf-call-iptables"),
-			IPv6: isOne("/proc/sys/net/bridge/bridge-nf-call-ip6tables"),
-			ARP:  isOne("/proc/sys/net/bridge/bridge-nf-call-arptables"),
-		}
-		return nil
-	}
-	if current.ID() == ns.ID() {
-		err = open()
-	} else {
-		err = ns.Do(open)
-	}
+// timeout bounds each answer of the kernel.
+const timeout = 5 * time.Second
+
+func openReader(ns *netns.NS, here bool) (*reader, error) {
+	r := &reader{ns: ns, here: here}
+	err := r.inside(func() (err error) {
+		r.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	timeout := unix.NsecToTimeval(int64(5 * time.Second))
-	if err := errors.Join(r.handle.SetSocketTimeout(5*time.Second), r.raw.SetReceiveTimeout(&timeout)); err != nil {
+	if err := r.handle.SetSocketTimeout(timeout); err != nil {
 		r.close()
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
 	return r, nil
+}
+
+// inside runs f in the namespace: a socket, and a file below /proc/sys/net,
+// belong to the namespace of the thread that opens them.
+func (r *reader) inside(f func() error) error {
+	if r.here {
+		return f()
+	}
+	return r.ns.Do(f)
 }
 
 func isOne(path string) bool {
@@ -78,7 +67,9 @@ func isOne(path string) bool {
 
 func (r *reader) close() {
 	r.handle.Close()
-	r.raw.Close()
+	if r.raw != nil {
+		r.raw.Close()
+	}
 }
 
 // complete repeats a dump that the kernel calls interrupted (something changed
@@ -97,6 +88,19 @@ func complete[T any](dump func() (T, error)) (T, error) {
 
 // dump returns the bodies of the kernel's answers to a dump request.
 func (r *reader) dump(request int, header nl.NetlinkRequestData, answer uint16) ([][]byte, error) {
+	if r.raw == nil {
+		err := r.inside(func() (err error) {
+			r.raw, err = nl.Subscribe(unix.NETLINK_ROUTE)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		limit := unix.NsecToTimeval(timeout.Nanoseconds())
+		if err := r.raw.SetReceiveTimeout(&limit); err != nil {
+			return nil, err
+		}
+	}
 	return complete(func() ([][]byte, error) {
 		message := nl.NewNetlinkRequest(request, unix.NLM_F_DUMP)
 		message.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: r.raw, Seq: message.Seq}}
@@ -201,8 +205,7 @@ var addressFlags = []bit{
 // read reads the rest of what look has begun. What cannot be read is returned
 // as problems; the rest is there.
 func (r *reader) read(n *Namespace) (problems []error) {
-	n.BridgeNF = r.bridgeNF
-	for _, part := range []func(*Namespace) error{r.settings, r.ports, r.routes, r.policy, r.neighbours} {
+	for _, part := range []func(*Namespace) error{r.bridgeNF, r.settings, r.ports, r.routes, r.policy, r.neighbours} {
 		if err := part(n); err != nil {
 			problems = append(problems, err)
 		}
@@ -277,6 +280,18 @@ func (r *reader) settings(n *Namespace) error {
 		}
 	}
 	return nil
+}
+
+// bridgeNF reads br_netfilter's switches; without the module there are none.
+func (r *reader) bridgeNF(n *Namespace) error {
+	return r.inside(func() error {
+		n.BridgeNF = BridgeNF{
+			IPv4: isOne("/proc/sys/net/bridge/bridge-nf-call-iptables"),
+			IPv6: isOne("/proc/sys/net/bridge/bridge-nf-call-ip6tables"),
+			ARP:  isOne("/proc/sys/net/bridge/bridge-nf-call-arptables"),
+		}
+		return nil
+	})
 }
 
 // portStates are the BR_STATE_* numbers (include/uapi/linux/if_bridge.h).
