@@ -296,7 +296,7 @@ func (a *Arming) fill(p *part) error {
 				hook = nftables.ChainHookOutput
 			}
 			added.Hooknum = hook
-			added.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(ch.priority))
+			added.Priority = new(nftables.ChainPriority(ch.priority))
 			added.Type = nftables.ChainTypeFilter
 			added.Policy = &policy
 		}

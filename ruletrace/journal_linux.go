@@ -177,6 +177,9 @@ func cleanupJournal(path string) ([]string, error) {
 	if started, err := processStart(j.PID); err == nil && started == j.Started {
 		return nil, nil // alive
 	}
+	if j.Cookie == 0 {
+		return nil, fmt.Errorf("this kernel cannot tell for certain which network namespace %s was (that takes Linux 5.14); look at net.netfilter.nf_log there, then remove the file", j.Name)
+	}
 	ns := findNamespace(j)
 	if ns == nil {
 		return []string{fmt.Sprintf("removed %s: the network namespace %s (%d) is gone", path, j.Name, j.Inode)}, os.Remove(path)
@@ -220,7 +223,7 @@ func findNamespace(j journal) *netns.NS {
 		if err != nil {
 			return nil
 		}
-		if ns.ID() == j.Inode && j.Cookie != 0 && cookie(ns) == j.Cookie {
+		if ns.ID() == j.Inode && cookie(ns) == j.Cookie {
 			return ns
 		}
 		_ = ns.Close()

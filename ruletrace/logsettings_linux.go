@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -236,6 +237,13 @@ func GuardMain() {
 	if len(os.Args) != 1 || os.Args[0] != guardName {
 		return
 	}
+	// Not os.Exit: with the race detector it takes a second, in which the
+	// parent's Close would wait.
+	syscall.Exit(guardRun())
+}
+
+// guardRun is the guard's work. It returns the exit status.
+func guardRun() int {
 	// The terminal's Ctrl-C goes to the parent; a service manager's SIGTERM to
 	// both. The guard ends when the parent has.
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
@@ -253,15 +261,15 @@ func GuardMain() {
 		}
 	}
 	if state.Done || state.Before == nil {
-		os.Exit(0)
+		return 0
 	}
 	if _, err := restoreSettings(files, state.Before); err != nil {
-		os.Exit(1) // the journal stays for Cleanup
+		return 1 // the journal stays for Cleanup
 	}
 	if state.Journal != "" {
 		_ = os.Remove(state.Journal)
 	}
-	os.Exit(0)
+	return 0
 }
 
 // guard is the child process.

@@ -511,6 +511,7 @@ func TestCleanup(t *testing.T) {
 	before := s.loggers()
 	for _, tt := range []struct{ old, replacement, want string }{
 		{`"cookie": `, `"cookie": 9`, "is gone"},
+		{`"cookie": `, `"cookie": 0, "x": `, "Linux 5.14"},
 		{`"boot": "`, `"boot": "0`, "earlier boot"},
 		{`"pidNamespace": "pid:[`, `"pidNamespace": "pid:[9`, "another pid namespace"},
 		{`"nf_log_ipv4"`, `"../../x"`, "unreadable journal"},

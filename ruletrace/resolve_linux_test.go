@@ -144,38 +144,77 @@ func TestTraceVerdicts(t *testing.T) {
 		want    []string
 		kind    string // of the translation
 	}{
-		{"nft accept", forward("ip saddr 10.1.0.2 accept"), "", Forward, true,
-			[]string{"inet|f|c|c#1|rule|accept|ip saddr 10.1.0.2 accept"}, ""},
-		{"nft drop", forward("counter\n ip saddr 10.1.0.2 counter drop"), "", Forward, false,
-			[]string{"inet|f|c|c#1|rule|continue|counter", "inet|f|c|c#2|rule|drop|ip saddr 10.1.0.2 counter drop"}, ""},
-		{"nft reject", forward("ip saddr 10.1.0.2 counter reject with icmp type admin-prohibited"), "", Forward, false,
-			[]string{"inet|f|c|c#1|rule|reject|ip saddr 10.1.0.2 counter reject with icmp admin-prohibited"}, ""},
-		{"nft policy", strings.Replace(forward("tcp dport 1 accept"), "policy accept", "policy drop", 1), "", Forward, false,
-			[]string{"inet|f|c|c|policy|drop|policy drop"}, ""},
-		{"nft masquerade", nat("postrouting", "srcnat", `oifname "right" counter masquerade`), "", Postrouting, true,
-			[]string{`ip|n|c|c#1|rule|accept|oifname "right" counter masquerade`}, "masquerade"},
-		{"nft snat", nat("postrouting", "srcnat", `oifname "right" snat to 10.2.0.1`), "", Postrouting, true,
-			[]string{`ip|n|c|c#1|rule|accept|oifname "right" snat to 10.2.0.1`}, "snat"},
-		{"nft dnat", nat("prerouting", "dstnat", `ip daddr 10.2.0.2 dnat to 10.2.0.2`), "", Prerouting, true,
-			[]string{`ip|n|c|c#1|rule|accept|ip daddr 10.2.0.2 dnat to 10.2.0.2`}, "dnat"},
-		{"nft long set", forward("ip saddr { 10.1.0.2, 10.3.0.1, 10.3.0.2, 10.3.0.3, 10.3.0.4, 10.3.0.5, 10.3.0.6, 10.3.0.7, 10.3.0.8 } drop comment \"many\""), "", Forward, false,
-			[]string{`inet|f|c|c#1|rule|drop|ip saddr { 10.1.0.2, 10.3.0.1, 10.3.0.2, 10.3.0.3, 10.3.0.4, 10.3.0.5, 10.3.0.6, 10.3.0.7, 10.3.0.8 } drop comment "many"`}, ""},
+		{
+			"nft accept", forward("ip saddr 10.1.0.2 accept"), "", Forward, true,
+			[]string{"inet|f|c|c#1|rule|accept|ip saddr 10.1.0.2 accept"},
+			"",
+		},
+		{
+			"nft drop", forward("counter\n ip saddr 10.1.0.2 counter drop"), "", Forward, false,
+			[]string{"inet|f|c|c#1|rule|continue|counter", "inet|f|c|c#2|rule|drop|ip saddr 10.1.0.2 counter drop"},
+			"",
+		},
+		{
+			"nft reject", forward("ip saddr 10.1.0.2 counter reject with icmp type admin-prohibited"), "", Forward, false,
+			[]string{"inet|f|c|c#1|rule|reject|ip saddr 10.1.0.2 counter reject with icmp admin-prohibited"},
+			"",
+		},
+		{
+			"nft policy", strings.Replace(forward("tcp dport 1 accept"), "policy accept", "policy drop", 1), "", Forward, false,
+			[]string{"inet|f|c|c|policy|drop|policy drop"},
+			"",
+		},
+		{
+			"nft masquerade", nat("postrouting", "srcnat", `oifname "right" counter masquerade`), "", Postrouting, true,
+			[]string{`ip|n|c|c#1|rule|accept|oifname "right" counter masquerade`},
+			"masquerade",
+		},
+		{
+			"nft snat", nat("postrouting", "srcnat", `oifname "right" snat to 10.2.0.1`), "", Postrouting, true,
+			[]string{`ip|n|c|c#1|rule|accept|oifname "right" snat to 10.2.0.1`},
+			"snat",
+		},
+		{
+			"nft dnat", nat("prerouting", "dstnat", `ip daddr 10.2.0.2 dnat to 10.2.0.2`), "", Prerouting, true,
+			[]string{`ip|n|c|c#1|rule|accept|ip daddr 10.2.0.2 dnat to 10.2.0.2`},
+			"dnat",
+		},
+		{
+			"nft long set", forward("ip saddr { 10.1.0.2, 10.3.0.1, 10.3.0.2, 10.3.0.3, 10.3.0.4, 10.3.0.5, 10.3.0.6, 10.3.0.7, 10.3.0.8 } drop comment \"many\""), "", Forward, false,
+			[]string{`inet|f|c|c#1|rule|drop|ip saddr { 10.1.0.2, 10.3.0.1, 10.3.0.2, 10.3.0.3, 10.3.0.4, 10.3.0.5, 10.3.0.6, 10.3.0.7, 10.3.0.8 } drop comment "many"`},
+			"",
+		},
 
-		{"iptables-nft drop", "", `-A FORWARD -p tcp -j ACCEPT;-A FORWARD -s 10.1.0.2 -m comment --comment none-of-this -j DROP`, Forward, false,
-			[]string{"ip|filter|FORWARD|FORWARD#2|rule|drop|-A FORWARD -s 10.1.0.2/32 -m comment --comment none-of-this -j DROP"}, ""},
-		{"iptables-nft policy", "", `-P FORWARD DROP`, Forward, false,
-			[]string{"ip|filter|FORWARD|FORWARD|policy|drop|:FORWARD DROP"}, ""},
-		{"iptables-nft reject", "", `-A FORWARD -p icmp -j REJECT`, Forward, false,
-			[]string{"ip|filter|FORWARD|FORWARD#1|rule|reject|-A FORWARD -p icmp -j REJECT --reject-with icmp-port-unreachable"}, ""},
-		{"iptables-nft user chain", "", `-N user;-A FORWARD -p icmp -j user;-A user -p icmp -j LOG;-A user -p icmp -j RETURN`, Forward, true,
+		{
+			"iptables-nft drop", "", `-A FORWARD -p tcp -j ACCEPT;-A FORWARD -s 10.1.0.2 -m comment --comment none-of-this -j DROP`, Forward, false,
+			[]string{"ip|filter|FORWARD|FORWARD#2|rule|drop|-A FORWARD -s 10.1.0.2/32 -m comment --comment none-of-this -j DROP"},
+			"",
+		},
+		{
+			"iptables-nft policy", "", `-P FORWARD DROP`, Forward, false,
+			[]string{"ip|filter|FORWARD|FORWARD|policy|drop|:FORWARD DROP"},
+			"",
+		},
+		{
+			"iptables-nft reject", "", `-A FORWARD -p icmp -j REJECT`, Forward, false,
+			[]string{"ip|filter|FORWARD|FORWARD#1|rule|reject|-A FORWARD -p icmp -j REJECT --reject-with icmp-port-unreachable"},
+			"",
+		},
+		{
+			"iptables-nft user chain", "", `-N user;-A FORWARD -p icmp -j user;-A user -p icmp -j LOG;-A user -p icmp -j RETURN`, Forward, true,
 			[]string{
 				"ip|filter|FORWARD|FORWARD#1|rule|jump|-A FORWARD -p icmp -j user",
 				"ip|filter|FORWARD|user#1|rule|continue|-A user -p icmp -j LOG",
 				"ip|filter|FORWARD|user#2|rule|return|-A user -p icmp -j RETURN",
 				"ip|filter|FORWARD|FORWARD|policy|accept|:FORWARD ACCEPT",
-			}, ""},
-		{"iptables-nft masquerade", "", `-t nat -A POSTROUTING -s 10.1.0.0/24 ! -o left -j MASQUERADE`, Postrouting, true,
-			[]string{"ip|nat|POSTROUTING|POSTROUTING#1|rule|accept|-A POSTROUTING -s 10.1.0.0/24 ! -o left -j MASQUERADE"}, "masquerade"},
+			},
+			"",
+		},
+		{
+			"iptables-nft masquerade", "", `-t nat -A POSTROUTING -s 10.1.0.0/24 ! -o left -j MASQUERADE`, Postrouting, true,
+			[]string{"ip|nat|POSTROUTING|POSTROUTING#1|rule|accept|-A POSTROUTING -s 10.1.0.0/24 ! -o left -j MASQUERADE"},
+			"masquerade",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

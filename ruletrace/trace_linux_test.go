@@ -158,10 +158,14 @@ func newRouter(t testing.TB) router {
 		s            space
 		link, prefix string
 	}{
-		{r.client, "eth0", "10.1.0.2/24"}, {r.client, "eth0", "fd00:1::2/64"},
-		{r.router, "left", "10.1.0.1/24"}, {r.router, "left", "fd00:1::1/64"},
-		{r.router, "right", "10.2.0.1/24"}, {r.router, "right", "fd00:2::1/64"},
-		{r.server, "eth0", "10.2.0.2/24"}, {r.server, "eth0", "fd00:2::2/64"},
+		{r.client, "eth0", "10.1.0.2/24"},
+		{r.client, "eth0", "fd00:1::2/64"},
+		{r.router, "left", "10.1.0.1/24"},
+		{r.router, "left", "fd00:1::1/64"},
+		{r.router, "right", "10.2.0.1/24"},
+		{r.router, "right", "fd00:2::1/64"},
+		{r.server, "eth0", "10.2.0.2/24"},
+		{r.server, "eth0", "fd00:2::2/64"},
 	} {
 		x.s.address(x.link, x.prefix)
 	}

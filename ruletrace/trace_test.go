@@ -183,7 +183,7 @@ func TestDecodeHeader(t *testing.T) {
 
 func TestDecodeErrors(t *testing.T) {
 	d := NewTraceDecoder("x", nil)
-	if _, ok, err := d.Decode(netlink.Message{Header: netlink.Header{Type: 1<<8 | 0}}, 1); ok || err != nil {
+	if _, ok, err := d.Decode(netlink.Message{Header: netlink.Header{Type: 1 << 8}}, 1); ok || err != nil {
 		t.Errorf("a conntrack event: %v, %v", ok, err)
 	}
 	for name, m := range map[string]netlink.Message{
