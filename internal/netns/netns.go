@@ -80,8 +80,9 @@ func (n *NS) Close() error {
 	return err
 }
 
-// Do runs f on a thread that is in the namespace. Sockets that f opens belong
-// to the namespace for good. f must not start goroutines that should be in the
+// Do runs f on a thread that is in the namespace; where it is already, without
+// the CAP_SYS_ADMIN that entering takes. Sockets that f opens belong to the
+// namespace for good. f must not start goroutines that should be in the
 // namespace, nor resolve host names: both run on other threads.
 func (n *NS) Do(f func() error) error {
 	return onThread(func() (bool, error) {
@@ -90,6 +91,9 @@ func (n *NS) Do(f func() error) error {
 			return true, fmt.Errorf("enter network namespace: %w", err)
 		}
 		defer before.Close() //nolint:errcheck // read-only descriptor
+		if before.Equal(n.handle) {
+			return true, f()
+		}
 		if err := vishnetns.Set(n.handle); err != nil {
 			return true, fmt.Errorf("enter network namespace: %w", err)
 		}
