@@ -322,3 +322,49 @@ func tell(t *testing.T, want, got any) {
 		t.Errorf("answer (-want +got):\n%s", diff)
 	}
 }
+
+// verdict is a report in short.
+type verdict struct {
+	Outcome                report.Outcome
+	Leg, Code, NetNS, Hook string
+	Rule                   string
+	Confidence             report.Confidence
+	Translations           []string
+	Request, Reply         []string
+}
+
+// shorten leaves out what a random port or id makes different each time.
+func shorten(r *report.Report) verdict {
+	v := verdict{
+		Outcome: r.Verdict.Outcome, Leg: r.Verdict.Leg, Code: r.Verdict.Code, NetNS: r.Verdict.NetNS, Hook: r.Verdict.Hook,
+		Rule: owned(r.Verdict.Rule), Confidence: r.Verdict.Confidence,
+	}
+	port := ""
+	if len(r.Legs.Request) > 0 {
+		if source, err := netip.ParseAddrPort(r.Legs.Request[0].Tuple.Source); err == nil {
+			port = fmt.Sprintf(":%d", source.Port())
+		}
+	}
+	for _, t := range r.Translations {
+		text := fmt.Sprintf("%s %s %s %s %s %s %s → %s %s", t.Leg, t.Confidence, t.Kind, t.NetNS, t.Hook, t.Field, t.From, t.To, owned(t.Rule))
+		if port != "" {
+			text = strings.ReplaceAll(text, port, ":port")
+		}
+		v.Translations = append(v.Translations, text)
+	}
+	for _, hop := range points(r.Legs.Request) {
+		v.Request = append(v.Request, place(hop))
+	}
+	for _, hop := range points(r.Legs.Reply) {
+		v.Reply = append(v.Reply, place(hop))
+	}
+	return v
+}
+
+// owned is a rule with the tool and the chain that it belongs to.
+func owned(r *report.Rule) string {
+	if r == nil {
+		return ""
+	}
+	return fmt.Sprintf("[%s %s %s %s] %s", r.Backend, r.Family, r.Table, r.Chain, r.Text)
+}

@@ -48,16 +48,24 @@ func said(r *report.Report) answer {
 	return a
 }
 
-// seen are the points that saw a packet, and the namespace in which it ended
-// when no point saw it there. Where a packet is made, the rules of the output
-// hook are a hop of their own if there are any.
+// seen are the points that saw a packet, with its addresses there.
 func seen(leg []report.Hop) []string {
 	var all []string
-	for i, hop := range leg {
-		if hop.Interface == "" && i+1 < len(leg) && len(hop.Steps) > 0 {
-			continue
-		}
+	for _, hop := range points(leg) {
 		all = append(all, fmt.Sprintf("%s: %s → %s", place(hop), hop.Tuple.Source, hop.Tuple.Destination))
+	}
+	return all
+}
+
+// points are the hops at interfaces, and the namespace in which a packet ended
+// when no interface saw it there. Where a packet is made, the rules of the
+// output hook, if there are any, are a hop of their own.
+func points(leg []report.Hop) []report.Hop {
+	var all []report.Hop
+	for i, hop := range leg {
+		if hop.Interface != "" || i+1 == len(leg) || len(hop.Steps) == 0 {
+			all = append(all, hop)
+		}
 	}
 	return all
 }
