@@ -308,37 +308,74 @@ func (a *Arming) fill(p *part) error {
 	return a.conn.Flush()
 }
 
-// statelessChains returns the chains that match on the packet alone. The
-// budget is in the chains that the rules jump to, so that all rules of one
-// strength share it.
+// statelessChains returns the chains that match on the packet alone.
 func statelessChains(cfg ArmConfig, priority int, hooks ...Hook) []armingChain {
-	tight, loose := cfg.Match.selectors(slices.Equal(hooks, []Hook{Prerouting}))
-	return withBudget(cfg, "", priority, tight, loose, hooks)
+	f := cfg.Match.flow()
+	tight, loose := f.selectors()
+	l := limited(cfg.Budget, "", tight, loose)
+	for _, p := range f.protocols() {
+		part := armingChain{name: p.String()}
+		for _, r := range l.rules {
+			if r.proto == p {
+				part.rules = append(part.rules, r)
+			}
+		}
+		l.chains = append(l.chains, part)
+	}
+	var entry []selector
+	for _, p := range f.protocols() {
+		rule := ofProto(p).and(jump(p.String()))
+		if slices.Equal(hooks, []Hook{Prerouting}) {
+			rule = f.ofVersion().and(rule) // a bridge sees both versions
+		}
+		entry = append(entry, rule)
+	}
+	return l.hooked("", priority, entry, hooks)
 }
 
-// conntrackChains returns the chains that match conntrack's original tuple.
+// conntrackChains returns the chains that match conntrack's original tuple. It
+// is the same for the flow's packets and for the ICMP errors about them.
 func conntrackChains(cfg ArmConfig) []armingChain {
-	tight, loose := cfg.Match.conntrackSelectors()
-	return withBudget(cfg, "ct-", conntrackPriority, tight, loose, []Hook{Prerouting, Output})
+	f := cfg.Match.flow()
+	tight, loose := f.conntrackSelectors()
+	const prefix = "ct-"
+	l := limited(cfg.Budget, prefix, tight, loose)
+	l.chains = append(l.chains, armingChain{name: prefix + "flow", rules: l.rules})
+	var entry []selector
+	for _, p := range f.protocols() {
+		entry = append(entry, ofProto(p).and(jump(prefix+"flow")))
+	}
+	return l.hooked(prefix, conntrackPriority, entry, []Hook{Prerouting, Output})
 }
 
-func withBudget(cfg ArmConfig, prefix string, priority int, tight, loose []selector, hooks []Hook) []armingChain {
-	// Other traffic pays for one rule.
-	rules := []selector{cfg.Match.others().and(accept)}
-	chains := []armingChain{budgetChain(prefix+"trace", cfg.Budget)}
+// limits are chains that hold the budgets, and the rules that go to them. All
+// rules of one strength share a budget.
+type limits struct {
+	chains []armingChain
+	rules  []selector
+}
+
+func limited(budget int, prefix string, tight, loose []selector) limits {
+	l := limits{chains: []armingChain{budgetChain(prefix+"trace", budget)}}
 	for _, s := range tight {
-		rules = append(rules, s.and(jump(prefix+"trace")))
+		l.rules = append(l.rules, s.and(jump(prefix+"trace")))
 	}
 	if len(loose) > 0 {
-		chains = append(chains, budgetChain(prefix+"trace-loose", min(cfg.Budget, looseBudget)))
+		l.chains = append(l.chains, budgetChain(prefix+"trace-loose", min(budget, looseBudget)))
 		for _, s := range loose {
-			rules = append(rules, s.and(jump(prefix+"trace-loose")))
+			l.rules = append(l.rules, s.and(jump(prefix+"trace-loose")))
 		}
 	}
+	return l
+}
+
+// hooked adds the base chains. Their rules only sort by protocol, so that other
+// traffic pays for two comparisons (BenchmarkOtherTraffic).
+func (l limits) hooked(prefix string, priority int, entry []selector, hooks []Hook) []armingChain {
 	for _, hook := range hooks {
-		chains = append(chains, armingChain{name: prefix + string(hook), hook: hook, priority: priority, rules: rules})
+		l.chains = append(l.chains, armingChain{name: prefix + string(hook), hook: hook, priority: priority, rules: entry})
 	}
-	return chains
+	return l.chains
 }
 
 // budgetChain traces the first packets that come to it. It ends the arming's

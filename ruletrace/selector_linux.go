@@ -15,18 +15,26 @@ import (
 // selector is (part of) a rule: what nft would print, and the kernel's
 // expressions.
 type selector struct {
+	// proto is the transport protocol that it is about; the chain that asks
+	// for the protocol once, before all its selectors, is made from it.
+	proto packet.Proto
 	text  string
 	exprs []expr.Any
 }
 
 // and returns the selector that needs both.
 func (s selector) and(others ...selector) selector {
-	texts, exprs := []string{s.text}, append([]expr.Any(nil), s.exprs...)
+	both := selector{proto: s.proto, exprs: append([]expr.Any(nil), s.exprs...)}
+	texts := make([]string, 0, 1+len(others))
+	if s.text != "" {
+		texts = append(texts, s.text)
+	}
 	for _, o := range others {
 		texts = append(texts, o.text)
-		exprs = append(exprs, o.exprs...)
+		both.exprs = append(both.exprs, o.exprs...)
 	}
-	return selector{strings.Join(texts, " "), exprs}
+	both.text = strings.Join(texts, " ")
+	return both
 }
 
 // compare loads a value into a register and compares it.
@@ -52,8 +60,17 @@ func field(header string, offset int, op expr.CmpOp, value []byte) selector {
 
 func port(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
 
-func proto(p packet.Proto) selector {
+// proto starts a selector of packets of one transport protocol.
+func proto(p packet.Proto) selector { return selector{proto: p} }
+
+// ofProto compares the transport protocol.
+func ofProto(p packet.Proto) selector {
 	return compare(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG_1}, "meta l4proto", expr.CmpOpEq, []byte{byte(p)})
+}
+
+// ofVersion compares the IP version, for family bridge.
+func (f flow) ofVersion() selector {
+	return compare(&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: unix.NFT_REG_1}, "meta protocol", expr.CmpOpEq, port(f.etherType))
 }
 
 // layout is where one IP version keeps what the selectors look at.
@@ -87,6 +104,14 @@ func (m Match) flow() flow {
 		f.Proto = f.icmp
 	}
 	return f
+}
+
+// protocols are those of the flow's packets and of errors about them.
+func (f flow) protocols() []packet.Proto {
+	if f.Proto == f.icmp {
+		return []packet.Proto{f.icmp}
+	}
+	return []packet.Proto{f.Proto, f.icmp}
 }
 
 // addr compares an address of the IP header. An address that is not known
@@ -149,10 +174,8 @@ func (f flow) quotedAddr(at int, a netip.Addr) (s selector, ok bool) {
 	return field("th", quoteAt+at, expr.CmpOpEq, a.AsSlice()), true
 }
 
-// selectors returns the tight and the loose selectors on the packet alone. In
-// family bridge the packets of the other IP version are there too.
-func (m Match) selectors(bridge bool) (tight, loose []selector) {
-	f := m.flow()
+// selectors returns the tight and the loose selectors on the packet alone.
+func (f flow) selectors() (tight, loose []selector) {
 	switch {
 	case f.Proto.IsICMP():
 		tight = f.echoSelectors()
@@ -162,28 +185,7 @@ func (m Match) selectors(bridge bool) (tight, loose []selector) {
 		tight = f.targetSelectors(false)
 	}
 	loose = append(loose, f.fragmentSelectors()...)
-	if bridge {
-		version := compare(&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: unix.NFT_REG_1}, "meta protocol", expr.CmpOpEq, port(f.etherType))
-		for i := range tight {
-			tight[i] = version.and(tight[i])
-		}
-		for i := range loose {
-			loose[i] = version.and(loose[i])
-		}
-	}
 	return tight, loose
-}
-
-// others matches what is neither of the flow's protocol nor an ICMP error.
-func (m Match) others() selector {
-	f := m.flow()
-	not := func(p packet.Proto) selector {
-		return compare(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG_1}, "meta l4proto", expr.CmpOpNeq, []byte{byte(p)})
-	}
-	if f.Proto == f.icmp {
-		return not(f.icmp)
-	}
-	return not(f.icmp).and(not(f.Proto))
 }
 
 // echoSelectors match an ICMP echo, its reply, and errors about either.
@@ -304,8 +306,7 @@ func masked(name string, load expr.Any, mask []byte) selector {
 
 // conntrackSelectors match the original tuple of the packet's conntrack entry,
 // which is the same for the NATed reply and for related ICMP errors.
-func (m Match) conntrackSelectors() (tight, loose []selector) {
-	f := m.flow()
+func (f flow) conntrackSelectors() (tight, loose []selector) {
 	original := func(key expr.CtKey, name string, value []byte) selector {
 		load := &expr.Ct{Register: unix.NFT_REG_1, Key: key} // direction 0 is IP_CT_DIR_ORIGINAL
 		return compare(load, "ct original "+name, expr.CmpOpEq, value)
