@@ -147,6 +147,7 @@ func OpenNFLog(cfg NFLogConfig) (_ *NFLog, err error) {
 // once.
 func (n *NFLog) Run(ctx context.Context, emit func(Hit)) error {
 	done := ctx.Done()
+	var restored error
 	for {
 		select {
 		case hit := <-n.hits:
@@ -154,13 +155,11 @@ func (n *NFLog) Run(ctx context.Context, emit func(Hit)) error {
 		case <-done:
 			done = nil
 			// Nothing new comes after this, so that the queue has an end.
-			if err := n.logs.restore(); err != nil {
-				return errors.Join(err, n.Close())
-			}
+			restored = n.logs.restore()
 			n.draining.Store(true)
 			_ = n.nf.Con.SetReadDeadline(past) // fails only when closed; then the reader ends too
 		case <-n.ended:
-			return n.readErr
+			return errors.Join(restored, n.readErr)
 		}
 	}
 }
