@@ -133,8 +133,7 @@ func (d *TraceDecoder) Decode(m netlink.Message, seq uint64) (Hit, bool, error) 
 	case msg.kind == typePolicy:
 		hit.Kind, hit.Verdict = HitPolicy, msg.policy
 	case atEnd:
-		// The end of a chain is told with the type of a rule on some kernels
-		// and of a return on others, and without a handle on all.
+		// The end of a chain comes with the type of a rule, and no handle.
 		hit.Kind, hit.Verdict = HitReturn, Return
 	default:
 		hit.Kind, hit.Verdict, hit.Target = HitRule, msg.verdict, msg.target
