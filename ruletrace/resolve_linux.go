@@ -379,18 +379,9 @@ func (r *Resolver) content(key chainKey) (*content, error) {
 	return c, nil
 }
 
-// nftName is what nft takes for a name (its scanner's "string").
-var nftName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9/\\_.-]*$`)
-
 // list asks nft for the texts of a chain.
 func (r *Resolver) list(ctx context.Context, key chainKey, c *content) {
 	if c.texts != nil || c.err != nil {
-		return
-	}
-	// nft joins its arguments and parses them as one text, and the kernel
-	// takes any name: without this a chain's name could be a command.
-	if !nftName.MatchString(key.table) || !nftName.MatchString(key.chain) {
-		c.err = fmt.Errorf("its command line cannot name %q %q", key.table, key.chain)
 		return
 	}
 	// -a: with handles; -s: without counters and other state, which are not
@@ -558,8 +549,18 @@ func (r *Resolver) save(ctx context.Context, family, table, variant string) save
 	return saved{table: t}
 }
 
+// nftName is what nft takes for a name (its scanner's "string").
+var nftName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9/\\_.-]*$`)
+
 // run runs a tool in the namespace, without a shell.
 func (r *Resolver) run(ctx context.Context, name string, args ...string) (string, error) {
+	// nft joins its arguments and parses them as one text, and the kernel
+	// takes any name: without this a table's name could be a command.
+	for i := slices.Index(args, "list") + 1; name == "nft" && i < len(args); i++ {
+		if !nftName.MatchString(args[i]) {
+			return "", fmt.Errorf("nft's command line cannot name %q", args[i])
+		}
+	}
 	path, err := r.look(name)
 	if err != nil {
 		return "", err

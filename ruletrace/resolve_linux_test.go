@@ -478,7 +478,18 @@ func TestResolveHostileNames(t *testing.T) {
 	if err := conn.Flush(); err != nil {
 		t.Fatal(err)
 	}
+	hostile := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "t; flush ruleset; list table ip t"})
+	conn.AddChain(&nftables.Chain{
+		Table: hostile, Name: "c", Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest,
+	})
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
 	before := s.generation()
+	if _, err := s.resolver("x").Destinations(context.Background(), echoMatch()); err == nil {
+		t.Error("the destinations of a table that cannot be named")
+	}
 	hit := Hit{Kind: HitRule, Rule: Rule{Family: "ip", Table: "t", Chain: chain.Name, Handle: 2}}
 	var unresolved *UnresolvedError
 	if err := s.resolver("x").Resolve(context.Background(), &hit); !errors.As(err, &unresolved) || hit.Rule.Number != 1 {
