@@ -3,6 +3,7 @@ package live_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/pathtrace/pathtrace/report"
 )
@@ -103,15 +104,7 @@ func healthy(r *report.Report) []string {
 	if r.Verdict.Elapsed <= 0 {
 		all = append(all, fmt.Sprintf("it took %s", r.Verdict.Elapsed))
 	}
-	for _, leg := range [][]report.Hop{r.Legs.Request, r.Legs.Reply} {
-		for _, hop := range leg {
-			for _, step := range hop.Steps {
-				if step.Kind == "drop" || step.Kind == "reject" {
-					all = append(all, fmt.Sprintf("%s at %s: %s", step.Kind, place(hop), step.Text))
-				}
-			}
-		}
-	}
+	all = append(all, accusations(r)...)
 	for _, f := range r.Findings {
 		if f.Severity == "error" {
 			all = append(all, fmt.Sprintf("finding %s: %s", f.Code, f.Summary))
@@ -120,6 +113,25 @@ func healthy(r *report.Report) []string {
 	for _, s := range r.Sensors {
 		if s.State != "ok" {
 			all = append(all, fmt.Sprintf("sensor %s is %s: %s", s.Name, s.State, s.Reason))
+		}
+	}
+	return all
+}
+
+// accusations are the places where a report says that a rule ended a packet.
+func accusations(r *report.Report) []string {
+	var all []string
+	if r.Verdict.Rule != nil {
+		all = append(all, "the verdict accuses "+owned(r.Verdict.Rule))
+	}
+	if strings.HasPrefix(r.Verdict.Code, "FILTER_") {
+		all = append(all, "the verdict is "+r.Verdict.Code)
+	}
+	for _, hop := range append(r.Legs.Request, r.Legs.Reply...) {
+		for _, step := range hop.Steps {
+			if step.Kind == "drop" || step.Kind == "reject" {
+				all = append(all, step.Kind+" at "+place(hop)+": "+step.Text)
+			}
 		}
 	}
 	return all

@@ -1,0 +1,272 @@
+package live_test
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/pathtrace/pathtrace/internal/lab"
+	"github.com/pathtrace/pathtrace/report"
+)
+
+// change is what breaks a network without a rule.
+type change func(t *testing.T, n *lab.Network)
+
+// setting writes a sysctl in a namespace.
+func setting(netns, key, value string) change {
+	return func(t *testing.T, n *lab.Network) {
+		t.Helper()
+		if err := n.NetNS(netns).Do(func() error {
+			return os.WriteFile("/proc/sys/"+key, []byte(value), 0o644)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// down sets a link down.
+func down(netns, link string) change {
+	return func(t *testing.T, n *lab.Network) {
+		t.Helper()
+		h := handle(t, n.NetNS(netns))
+		l, err := h.LinkByName(link)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := h.LinkSetDown(l); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// alone takes a port out of its bridge.
+func alone(netns, link string) change {
+	return func(t *testing.T, n *lab.Network) {
+		t.Helper()
+		h := handle(t, n.NetNS(netns))
+		l, err := h.LinkByName(link)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := h.LinkSetNoMaster(l); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// noDefault removes the default route of the target's family.
+func noDefault(netns string) change {
+	return func(t *testing.T, n *lab.Network) {
+		t.Helper()
+		family, all := netlink.FAMILY_V4, "0.0.0.0/0"
+		if n.Scenario.Target.Is6() {
+			family, all = netlink.FAMILY_V6, "::/0"
+		}
+		h := handle(t, n.NetNS(netns))
+		routes, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range routes {
+			if routes[i].Dst != nil && routes[i].Dst.String() != all {
+				continue
+			}
+			if err := h.RouteDel(&routes[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// blackhole adds a route that swallows what is for an address.
+func blackhole(netns, address string) change {
+	return addRoute(netns, address, func(r *netlink.Route) { r.Type = unix.RTN_BLACKHOLE })
+}
+
+// via adds a route for an address.
+func via(netns, address, gateway string) change {
+	return addRoute(netns, address, func(r *netlink.Route) { r.Gw = net.ParseIP(gateway) })
+}
+
+func addRoute(netns, address string, set func(*netlink.Route)) change {
+	return func(t *testing.T, n *lab.Network) {
+		t.Helper()
+		to := netip.MustParseAddr(address)
+		r := &netlink.Route{Dst: &net.IPNet{IP: to.AsSlice(), Mask: net.CIDRMask(to.BitLen(), to.BitLen())}}
+		set(r)
+		if err := handle(t, n.NetNS(netns)).RouteAdd(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestVanished loses packets where no rule drops them. The report says between
+// which two places, and never names a rule.
+func TestVanished(t *testing.T) {
+	t.Parallel()
+	const (
+		masquerade  = "request observed masquerade host postrouting source 172.19.0.2 → 203.0.113.1 [nft ip nat postrouting] ip saddr 172.19.0.0/24 masquerade"
+		masquerade6 = "request observed masquerade host postrouting source fd5a:ceb9:ed8d:1::2 → fd5a:ceb9:ed8d:fe0a:ed57:61d8:20eb:aba5 " +
+			`[nft ip6 firewalld nat_POST_public_allow] oifname != "lo" masquerade`
+		outOfHost = "vanished between host/veth0 and an outgoing interface of host"
+	)
+	six, err := lab.Find("ipv6-masquerade")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// lost is the verdict on a packet that vanished.
+	lost := func(leg, code, netns string, there, back []string, translations ...string) verdict {
+		return verdict{
+			Outcome: report.Dropped, Leg: leg, Code: code, NetNS: netns, Confidence: report.Reconstructed,
+			Translations: translations, Request: there, Reply: back,
+		}
+	}
+	unanswered := func(v verdict, outcome report.Outcome, confidence report.Confidence) verdict {
+		v.Outcome, v.Confidence = outcome, confidence
+		return v
+	}
+	tests := []struct {
+		name, scenario string
+		changes        []change
+		target         string // empty: the scenario's
+		want           verdict
+		// mechanism is where it vanished.
+		mechanism string
+	}{
+		{
+			name: "blackhole route", scenario: "netns-by-hand", changes: []change{blackhole("host", "8.8.8.8")},
+			want: lost("request", "KERNEL_DROP", "host", byHandThere[:2], nil), mechanism: outOfHost,
+		}, {
+			name: "forwarding off", scenario: "netns-by-hand", changes: []change{setting("host", "net/ipv4/ip_forward", "0")},
+			want: lost("request", "KERNEL_DROP", "host", byHandThere[:2], nil), mechanism: outOfHost,
+		}, {
+			// The switch that counts for IPv4 is that of the ingress interface.
+			name: "forwarding off at the interface", scenario: "netns-by-hand", changes: []change{setting("host", "net/ipv4/conf/veth0/forwarding", "0")},
+			want: lost("request", "KERNEL_DROP", "host", byHandThere[:2], nil), mechanism: outOfHost,
+		}, {
+			name: "IPv6 forwarding off", scenario: "ipv6-masquerade", changes: []change{setting("host", "net/ipv6/conf/all/forwarding", "0")},
+			want:      lost("request", "KERNEL_DROP", "host", six.Request[:3], nil),
+			mechanism: "vanished between host/br_ipv6_nw and an outgoing interface of host",
+		}, {
+			name: "IPv6 forwarding off in the router", scenario: "ipv6-masquerade", changes: []change{setting("router", "net/ipv6/conf/all/forwarding", "0")},
+			want:      lost("request", "KERNEL_DROP", "router", six.Request[:5], nil, masquerade6),
+			mechanism: "vanished between router/eth0 and an outgoing interface of router",
+		}, {
+			name: "no carrier at the uplink", scenario: "netns-by-hand", changes: []change{down("internet", "eth0")},
+			want: lost("request", "KERNEL_DROP", "host", byHandThere[:2], nil, masquerade), mechanism: outOfHost,
+		}, {
+			name: "no carrier at the router", scenario: "ipv6-masquerade", changes: []change{down("gateway", "zTrust")},
+			want:      lost("request", "KERNEL_DROP", "router", six.Request[:5], nil, masquerade6),
+			mechanism: "vanished between router/eth0 and an outgoing interface of router",
+		}, {
+			// Rules that come before the trace mark are out of sight.
+			name: "netdev rule", scenario: "netns-by-hand", changes: []change{func(t *testing.T, n *lab.Network) {
+				t.Helper()
+				command(t, n.Host, "nft", "add table netdev early; add chain netdev early in { type filter hook ingress device veth0 priority 0; }; "+
+					"add rule netdev early in icmp type echo-request drop")
+			}},
+			want: lost("request", "KERNEL_DROP", "host", byHandThere[:2], nil), mechanism: outOfHost,
+		}, {
+			name: "reply into a blackhole", scenario: "netns-by-hand",
+			// With the filter on, a source without a way back would be refused.
+			changes:   []change{setting("host", "net/ipv4/conf/veth0/rp_filter", "0"), blackhole("host", "172.19.0.2")},
+			want:      lost("reply", "REPLY_LOST_HERE", "host", byHandThere, byHandBack[:1], masquerade),
+			mechanism: "vanished between host/eth0 and an outgoing interface of host",
+		}, {
+			name: "reply leaves elsewhere", scenario: "netns-by-hand",
+			changes: []change{setting("host", "net/ipv4/conf/veth0/rp_filter", "0"), via("host", "172.19.0.2", "203.0.113.254")},
+			want: unanswered(lost("reply", "REPLY_LOST_HERE", "host", byHandThere, []string{"host/eth0 ingress", "host/eth0 egress"}, masquerade),
+				report.Lost, report.Observed),
+		}, {
+			name: "ignored by the host", scenario: "netns-by-hand", target: "172.19.0.1",
+			changes: []change{setting("host", "net/ipv4/icmp_echo_ignore_all", "1")},
+			want:    unanswered(lost("request", "NO_REPLY", "host", byHandThere[:2], nil), report.Lost, report.Reconstructed),
+		}, {
+			name: "ignored by the internet", scenario: "netns-by-hand",
+			changes: []change{setting("internet", "net/ipv4/icmp_echo_ignore_all", "1")},
+			want:    unanswered(lost("request", "NO_REPLY", "host", byHandThere, nil, masquerade), report.Lost, report.Observed),
+		}, {
+			name: "no route on the host", scenario: "netns-by-hand", changes: []change{noDefault("host")},
+			want: unanswered(lost("request", "NO_ROUTE", "host", byHandThere[:2], byHandBack[1:]), report.Rejected, report.Observed),
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			n := build(t, tt.scenario, lab.Options{})
+			for _, change := range tt.changes {
+				change(t, n)
+			}
+			cfg := probe(n)
+			if tt.target != "" {
+				target := netip.MustParseAddr(tt.target)
+				kind := cfg.Kind
+				cfg = from(n, n.Scenario.Source, target)
+				cfg.Kind = kind
+			}
+			cfg.Timeout = impatient
+			r := trace(t, n, cfg)
+			tell(t, tt.want, shorten(r))
+			if tt.mechanism != "" && r.Verdict.Mechanism != tt.mechanism {
+				t.Errorf("mechanism %q, want %q", r.Verdict.Mechanism, tt.mechanism)
+			}
+			for _, problem := range accusations(r) {
+				t.Error(problem)
+			}
+		})
+	}
+}
+
+// TestNeighbour asks for an address beside the host that nobody has. The kernel
+// gives up after three seconds and tells the sender; the report waits for that.
+func TestNeighbour(t *testing.T) {
+	t.Parallel()
+	n := build(t, "netns-by-hand", lab.Options{})
+	cfg := from(n, n.Scenario.Source, netip.MustParseAddr("203.0.113.77"))
+	cfg.Kind = "ping"
+	r := trace(t, n, cfg)
+	tell(t, verdict{
+		Outcome: report.Rejected, Leg: "request", Code: "NEIGHBOUR_UNREACHABLE", NetNS: "host", Confidence: report.Observed,
+		Translations: []string{"request observed masquerade host postrouting source 172.19.0.2 → 203.0.113.1 [nft ip nat postrouting] ip saddr 172.19.0.0/24 masquerade"},
+		Request:      byHandThere[:2], Reply: byHandBack[1:],
+	}, shorten(r))
+	for _, problem := range accusations(r) {
+		t.Error(problem)
+	}
+}
+
+// TestUnsent keeps packets from leaving their namespace: the report says so
+// without waiting for an answer where the kernel refused to send at all.
+func TestUnsent(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, scenario string
+		change         change
+		code           string
+	}{
+		{"no default route", "netns-by-hand", noDefault("mynamespace"), "NO_DEFAULT_ROUTE"},
+		{"no default route for IPv6", "ipv6-masquerade", noDefault("cnt01"), "NO_DEFAULT_ROUTE"},
+		{"link down", "netns-by-hand", down("mynamespace", "veth1"), "NO_DEFAULT_ROUTE"},
+		{"blackhole route", "netns-by-hand", blackhole("mynamespace", "8.8.8.8"), "NOT_SEEN"},
+		{"no carrier", "netns-by-hand", down("host", "veth0"), "NOT_SEEN"},
+		{"bridge down", "ipv6-masquerade", down("host", "br_ipv6_nw"), "NOT_SEEN"},
+		{"port without its bridge", "ipv6-masquerade", alone("host", "veth671b926"), "NOT_SEEN"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			n := build(t, tt.scenario, lab.Options{})
+			tt.change(t, n)
+			cfg := probe(n)
+			cfg.Timeout = impatient
+			got := shorten(trace(t, n, cfg))
+			tell(t, verdict{
+				Outcome: report.Unsent, Leg: "request", Code: tt.code, NetNS: n.Scenario.Source, Confidence: got.Confidence,
+			}, got)
+		})
+	}
+}
