@@ -285,6 +285,9 @@ func (r *run) report(ctx context.Context, started time.Time, tries []try) *repor
 		out.Sensors = append(out.Sensors, s.sensors()...)
 	}
 	out.Notes = append(out.Notes, r.topo.Problems...)
+	if r.asksSender() {
+		out.Notes = append(out.Notes, fmt.Sprintf("Rules in %s look at the user or cgroup of the sender: an application may be treated differently from this probe, which uid 0 sent outside of the container's cgroup.", r.topo.Source))
+	}
 	if len(tries) > 1 {
 		for _, t := range tries {
 			out.Tries = append(out.Tries, report.Try{Packet: t.path.Request.Packet, Outcome: t.diagnosis.Verdict.Outcome, Elapsed: t.diagnosis.Verdict.Elapsed})
@@ -292,6 +295,23 @@ func (r *run) report(ctx context.Context, started time.Time, tries []try) *repor
 	}
 	out.Finished = time.Now()
 	return out
+}
+
+// asksSender reports whether rules or routing at the source depend on who sends.
+func (r *run) asksSender() bool {
+	source := r.topo.Namespace(r.topo.Source)
+	if source != nil && slices.ContainsFunc(source.Policy, func(p topology.Policy) bool { return p.UIDs != nil && *p.UIDs != [2]uint32{0, 1<<32 - 1} }) {
+		return true
+	}
+	resolver := r.resolvers[r.topo.Source]
+	if resolver == nil {
+		return false
+	}
+	asks, err := resolver.AsksSender()
+	if err != nil {
+		r.cfg.Log("%s: whether rules look at the sender: %v", r.topo.Source, err)
+	}
+	return asks
 }
 
 // sensed says where packets and rules were watched without loss.
