@@ -270,6 +270,9 @@ func (p *printer) leg(name string, hops []Hop, r *Report, c columns) {
 	var tuple Tuple
 	for i := range hops {
 		h := &hops[i]
+		if h.Interface == "" && len(hops) > 1 && p.o.Detail != DetailFull && !slices.ContainsFunc(h.Steps, func(s Step) bool { return !s.Dull || fatal(&s) }) {
+			continue // it merely was made here
+		}
 		prefix := "  "
 		if name := placeName(h); name != place {
 			place = name

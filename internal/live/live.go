@@ -286,7 +286,7 @@ func (r *run) report(ctx context.Context, started time.Time, tries []try) *repor
 	}
 	out.Notes = append(out.Notes, r.topo.Problems...)
 	if r.asksSender() {
-		out.Notes = append(out.Notes, fmt.Sprintf("Rules in %s look at the user or cgroup of the sender: an application may be treated differently from this probe, which uid 0 sent outside of the container's cgroup.", r.topo.Source))
+		out.Notes = append(out.Notes, "Rules at the source look at the user or cgroup of the sender: an application may be treated differently from this probe, which uid 0 sent outside of its cgroup.")
 	}
 	if len(tries) > 1 {
 		for _, t := range tries {

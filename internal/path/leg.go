@@ -180,8 +180,10 @@ func (j *joiner) elements(leg string, t *trail, v *visit, hits []ruletrace.Hit, 
 	all = j.translate(leg, t, v, all)
 	all = append(all, j.conntrack(leg, t, v)...)
 	origin := first && (len(v.sightings) == 0 || v.sightings[0].Direction == capture.Egress)
-	if e := j.route(v, all, origin); e != nil && (!origin || len(hits) > 0) {
-		all = append(all, *e)
+	if !origin || len(hits) > 0 { // a sender's route alone is no news
+		if e := j.route(v, all, origin); e != nil {
+			all = append(all, *e)
+		}
 	}
 	slices.SortStableFunc(all, compareElements)
 	return all
