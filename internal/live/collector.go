@@ -3,6 +3,7 @@
 package live
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 
@@ -11,6 +12,14 @@ import (
 	"github.com/pathtrace/pathtrace/nat"
 	"github.com/pathtrace/pathtrace/ruletrace"
 )
+
+// maxKept bounds how many packets, and how many events, a run keeps. Few match:
+// the probes' own and, over TCP, the beginnings of other connections to the
+// same port.
+const maxKept = 1 << 14
+
+// errTooMany is why a capture is not complete.
+var errTooMany = fmt.Errorf("more packets of this kind passed than a run keeps (%d)", maxKept)
 
 // collector gathers what all sensors deliver. It keeps what may belong to the
 // probes and drops the rest, so its size does not depend on how busy the host
@@ -25,6 +34,7 @@ type collector struct {
 	events    []nat.Event
 	hits      []*ruletrace.Hit
 	pending   map[string][]*ruletrace.Hit // not yet resolved, by namespace
+	overflow  bool
 }
 
 func newCollector(probes *probes) *collector {
@@ -36,7 +46,11 @@ func (c *collector) sighting(s capture.Sighting) {
 		return
 	}
 	c.mu.Lock()
-	c.sightings = append(c.sightings, s)
+	if len(c.sightings) < maxKept {
+		c.sightings = append(c.sightings, s)
+	} else {
+		c.overflow = true
+	}
 	c.mu.Unlock()
 	c.touch()
 }
@@ -46,7 +60,11 @@ func (c *collector) event(e nat.Event) {
 		return
 	}
 	c.mu.Lock()
-	c.events = append(c.events, e)
+	if len(c.events) < maxKept {
+		c.events = append(c.events, e)
+	} else {
+		c.overflow = true
+	}
 	c.mu.Unlock()
 	c.touch()
 }
@@ -80,6 +98,13 @@ func (c *collector) takeUnresolved(netns string) []*ruletrace.Hit {
 	hits := c.pending[netns]
 	delete(c.pending, netns)
 	return hits
+}
+
+// complete reports whether everything that matched was kept.
+func (c *collector) complete() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.overflow
 }
 
 // input is a copy of everything so far, for the join.

@@ -101,6 +101,9 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 	sensing.Wait()
 	for _, s := range r.stations {
 		s.resync(ctx, r.evidence)
+		if !r.evidence.complete() {
+			s.fail(sensorCapture, errTooMany)
+		}
 	}
 	r.close()
 	return r.report(ctx, started, tries), nil
@@ -206,14 +209,14 @@ func (r *run) await(ctx context.Context, probe path.Probe) {
 }
 
 func (r *run) decided(ctx context.Context, probe path.Probe) bool {
-	if p := r.join(probe); p.Answer.Kind != path.None && p.Reply.End.Kind == path.Delivered && p.Reply.End.NetNS == probe.NetNS {
+	p := r.join(probe)
+	if p.Answer.Kind != path.None && p.Reply.End.Kind == path.Delivered && p.Reply.End.NetNS == probe.NetNS {
 		return true
 	}
-	if !r.evidence.hasUnresolved() {
-		return false
+	if r.evidence.hasUnresolved() {
+		r.resolve(ctx)
+		p = r.join(probe)
 	}
-	r.resolve(ctx)
-	p := r.join(probe)
 	return p.Request.End.Kind == path.Dropped || p.Reply.End.Kind == path.Dropped
 }
 

@@ -92,7 +92,7 @@ func (p *probes) packet(h *packet.Header) bool {
 	case p.ping != nil:
 		return p.carriesNonce(h)
 	}
-	return h.Tuple.Proto == packet.TCP && p.mine(h.Tuple)
+	return h.Tuple.Proto == packet.TCP && (p.ours(h.Tuple) || p.mine(h.Tuple) && (h.Flags.Has(packet.SYN) || h.Flags.Has(packet.RST)))
 }
 
 func (p *probes) carriesNonce(h *packet.Header) bool {
@@ -105,11 +105,15 @@ func (p *probes) mine(t packet.Tuple) bool {
 	if p.ping != nil {
 		return t.Proto == p.ping.Tuple().Proto && (t.ICMPID == p.ping.Tuple().ICMPID || t.Dst == p.target || t.Src == p.target)
 	}
-	ownPort := slices.ContainsFunc(p.tcp, func(probe *probe.TCP) bool {
+	return t.Proto == packet.TCP && (p.ours(t) || (t.Dst == p.target && t.DstPort == p.port) || (t.Src == p.target && t.SrcPort == p.port))
+}
+
+// ours reports whether a tuple has the port that a TCP probe was sent from.
+func (p *probes) ours(t packet.Tuple) bool {
+	return slices.ContainsFunc(p.tcp, func(probe *probe.TCP) bool {
 		port := probe.Tuple().SrcPort
 		return t.SrcPort == port || t.DstPort == port
 	})
-	return t.Proto == packet.TCP && (ownPort || (t.Dst == p.target && t.DstPort == p.port) || (t.Src == p.target && t.SrcPort == p.port))
 }
 
 // flow says whether a conntrack entry may be a probe's.
