@@ -45,11 +45,13 @@ lint: build/bin/golangci-lint-$(GOLANGCI_VERSION)
 	for test in $$(grep -oP '(?<=`)Test\w+' docs/kernel-facts.md | sort -u); do \
 		grep -rqE --include='*_test.go' "^func $$test\(" . || { echo "docs/kernel-facts.md: there is no $$test" >&2; exit 1; }; done
 
-# make bench: the benchmarks; BENCH=regexp chooses some
+# make bench: the size of the program and the benchmarks (docs/performance.md);
+# BENCH=regexp chooses some
 BENCH ?= .
 .PHONY: bench
 bench: build tools
-	go test -run '^$$' -bench '$(BENCH)' -benchmem $(TESTFLAGS) ./...
+	@stat --format '%n has %s bytes' build/pathtrace
+	go test -run '^$$' -bench '$(BENCH)' $(TESTFLAGS) ./...
 
 # make fuzz: each fuzz target for FUZZTIME
 FUZZTIME ?= 20s
