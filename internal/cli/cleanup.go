@@ -18,7 +18,7 @@ func newCleanupCommand(env *environment) *cobra.Command {
 the child that guards it. Nothing else of pathtrace can outlive its process: its
 nftables tables, sockets and rings belong to it and the kernel removes them.
 Runs that are alive are left alone.`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0, "no argument"),
 		RunE: func(*cobra.Command, []string) error {
 			done, err := ruletrace.Cleanup("")
 			for _, line := range done {

@@ -65,8 +65,9 @@ func run(ctx context.Context, args []string, env *environment) int {
 	if err == nil {
 		return env.status
 	}
-	for line := range strings.Lines(fmt.Sprintf("pathtrace: %v\n", err)) {
-		fmt.Fprintln(env.err, report.Escape(strings.TrimSuffix(line, "\n"))) //nolint:errcheck // nowhere left to tell
+	text := strings.ReplaceAll(strings.TrimRight(fmt.Sprintf("pathtrace: %v", err), "\n"), "\t", "  ")
+	for line := range strings.SplitSeq(text, "\n") {
+		fmt.Fprintln(env.err, report.Escape(line)) //nolint:errcheck // nowhere left to tell
 	}
 	if exit, ok := errors.AsType[*exitError](err); ok {
 		return exit.status
@@ -91,5 +92,23 @@ func newRootCommand(env *environment) *cobra.Command {
 		newCleanupCommand(env),
 		newVersionCommand(env),
 	)
+	root.InitDefaultCompletionCmd()
+	if completion, _, err := root.Find([]string{"completion"}); err == nil {
+		// Without this it would print its help for any word, with status 0.
+		completion.Args = cobra.ArbitraryArgs
+		completion.RunE = func(*cobra.Command, []string) error {
+			return errors.New("completion wants a shell: bash, fish, powershell or zsh")
+		}
+	}
 	return root
+}
+
+// arguments wants so many of them, which what says in words.
+func arguments(least, most int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < least || len(args) > most {
+			return fmt.Errorf("%s wants %s, got %d: %s", cmd.Name(), what, len(args), cmd.UseLine())
+		}
+		return nil
+	}
 }

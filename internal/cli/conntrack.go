@@ -61,7 +61,7 @@ With -o json each line is an object with the fields
   seen_reply, assured
   timeout      seconds that the entry has left
   started      when the flow began, if the kernel tells`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0, "no argument"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return flags.run(cmd.Context(), env)
 		},

@@ -22,7 +22,7 @@ import (
 type demoOptions struct {
 	scenario lab.Scenario
 	lab      lab.Options
-	output   string
+	output   choice
 	list     bool
 	shell    bool
 	// program says that command is any program and not pathtrace's arguments.
@@ -32,7 +32,7 @@ type demoOptions struct {
 }
 
 func newDemoCommand(env *environment) *cobra.Command {
-	var options demoOptions
+	options := demoOptions{output: choice{valid: []string{"text", "json"}}}
 	var names []string
 	for _, scenario := range lab.Scenarios() {
 		names = append(names, scenario.Name)
@@ -81,7 +81,7 @@ be broken. Arguments after -- replace the scenario's own command.`,
 	flags.StringVar(&options.lab.Break, "break", "", "break the network with a `FAULT` (see --list)")
 	flags.BoolVar(&options.lab.Opaque, "opaque", false, "let nobody look into the machines behind the host")
 	flags.StringVar((*string)(&options.lab.Backend), "backend", "", "write the host's rules with `TOOL`: nft, iptables-nft or iptables-legacy")
-	flags.StringVarP(&options.output, "output", "o", "", "`FORMAT` of the report: text or json")
+	flags.VarP(&options.output, "output", "o", "form of the report: text or json")
 	flags.BoolVar(&options.list, "list", false, "list the scenarios and their faults")
 	flags.BoolVar(&options.shell, "shell", false, "run a shell on the network's host in place of pathtrace")
 	flags.BoolVar(&options.program, "exec", false, "what follows after -- is a program")
@@ -197,8 +197,8 @@ func (o *demoOptions) execCommand() (*exec.Cmd, error) {
 	if len(args) == 0 {
 		args = o.scenario.Command
 	}
-	if o.output != "" {
-		args = append(slices.Clip(args), "--output", o.output)
+	if o.output.value != "" {
+		args = append(slices.Clip(args), "--output", o.output.value)
 	}
 	return &exec.Cmd{Path: "/proc/self/exe", Args: append([]string{"pathtrace"}, args...)}, nil
 }

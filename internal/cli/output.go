@@ -57,7 +57,7 @@ func (o *outputFlags) check() error {
 	}
 	f, err := temporaryFor(o.file)
 	if err != nil {
-		return fmt.Errorf("--report: %w", err)
+		return fmt.Errorf("--report %s: %w", o.file, err)
 	}
 	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
@@ -129,8 +129,13 @@ func writeFile(name string, write func(io.Writer) error) (err error) {
 }
 
 // temporaryFor makes an empty file beside another, readable by its owner only.
+// An error does not name it: nobody asked for it.
 func temporaryFor(name string) (*os.File, error) {
-	return os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+	if pathError, ok := errors.AsType[*fs.PathError](err); ok {
+		return nil, fmt.Errorf("make a file in %s: %w", filepath.Dir(name), pathError.Err)
+	}
+	return f, err
 }
 
 // choice is a flag that takes one of a few words.

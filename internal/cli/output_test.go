@@ -155,7 +155,7 @@ func TestOutputFileLink(t *testing.T) {
 	if _, err := output(t, "--report", link); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := os.ReadFile(target); err != nil || !strings.Contains(string(got), "LOST") {
+	if got, err := os.ReadFile(target); err != nil || !strings.Contains(string(got), "Nothing came back.") {
 		t.Errorf("target: %q, %v", got, err)
 	}
 	if got, err := os.Readlink(link); err != nil || got != target {

@@ -67,16 +67,6 @@ func (f *probeFlags) family() resolve.Family {
 	return resolve.Any
 }
 
-// oneArgument wants exactly the argument that it names.
-func oneArgument(name string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) != 1 {
-			return fmt.Errorf("%s wants one %s, got %d: %s %s [flags]", cmd.Name(), name, len(args), cmd.CommandPath(), name)
-		}
-		return nil
-	}
-}
-
 // withAdvice tells an ordinary user what to do about a missing privilege.
 func withAdvice(err error) error {
 	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
@@ -90,7 +80,7 @@ func newPingCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ping HOST",
 		Short: "Send an ICMP or ICMPv6 echo request and explain its way, there and back",
-		Args:  oneArgument("HOST"),
+		Args:  arguments(1, 1, "one HOST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			want := flags.family()
 			return flags.run(cmd.Context(), env, "ping", args[0], args[0], 0, want)
@@ -106,7 +96,7 @@ func newPing6Command(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ping6 HOST",
 		Short: "Send an ICMPv6 echo request and explain its way, there and back",
-		Args:  oneArgument("HOST"),
+		Args:  arguments(1, 1, "one HOST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return flags.run(cmd.Context(), env, "ping6", args[0], args[0], 0, resolve.IPv6)
 		},
@@ -120,7 +110,7 @@ func newTCPCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tcp HOST:PORT",
 		Short: "Open a TCP connection and explain the way of its first packet, there and back",
-		Args:  oneArgument("HOST:PORT"),
+		Args:  arguments(1, 1, "one HOST:PORT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			host, portText, err := net.SplitHostPort(args[0])
 			if err != nil {

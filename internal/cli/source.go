@@ -4,6 +4,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/pathtrace/pathtrace/internal/container"
@@ -13,9 +14,10 @@ import (
 
 // sourceFlags are the flags that say where a probe is sent from.
 type sourceFlags struct {
-	container, netns, engine string
-	pid                      int
-	flags                    *pflag.FlagSet
+	container, netns string
+	engine           choice
+	pid              int
+	flags            *pflag.FlagSet
 }
 
 // register adds the flags, with completion of the names, to a command.
@@ -25,8 +27,12 @@ func (s *sourceFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&s.container, "container", "", "start in the container `NAME` or id, or in the network namespace of that name")
 	flags.StringVar(&s.netns, "netns", "", "start in the network namespace `NAME`, or the one at a path")
 	flags.IntVar(&s.pid, "pid", 0, "start in the network namespace of process `PID`")
-	flags.StringVar(&s.engine, "engine", "", "where --container is looked up: docker or netns (default both)")
+	s.engine = choice{valid: []string{"docker", "netns"}}
+	flags.Var(&s.engine, "engine", "where --container is looked up: docker or netns (default both)")
 	cmd.MarkFlagsMutuallyExclusive("container", "netns", "pid")
+	if err := cmd.RegisterFlagCompletionFunc("engine", cobra.FixedCompletions(s.engine.valid, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // the flag does not exist: a mistake in this file
+	}
 	for name, namespaces := range map[string]bool{"container": false, "netns": true} {
 		complete := func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 			return container.Names(cmd.Context(), container.Config{}, namespaces), cobra.ShellCompDirectiveNoFileComp
@@ -45,7 +51,10 @@ func (s *sourceFlags) open(ctx context.Context) (*container.Source, error) {
 			return nil, fmt.Errorf("--%s names nothing", name)
 		}
 	}
+	if s.engine.value != "" && s.container == "" {
+		return nil, errors.New("--engine says where --container is looked up, and there is none")
+	}
 	return container.Find(ctx, container.Config{
-		Container: s.container, NetNS: s.netns, PID: s.pid, Engine: s.engine,
+		Container: s.container, NetNS: s.netns, PID: s.pid, Engine: s.engine.value,
 	})
 }

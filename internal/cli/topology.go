@@ -29,7 +29,7 @@ func newTopologyCommand(env *environment) *cobra.Command {
 		Long: `Show the namespaces and interfaces on the way to a host, and the route that each
 namespace takes. Without a host it is the way of the source's default routes.
 Nothing is sent but the DNS query for a name.`,
-		Args: cobra.MaximumNArgs(1),
+		Args: arguments(0, 1, "at most one HOST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			from, err := source.open(cmd.Context())
 			if err != nil {
