@@ -27,6 +27,7 @@ func crossroads(t *testing.T) *space {
 		s.address(name, fmt.Sprintf("10.0.%d.1/24", i), fmt.Sprintf("fd00:%d::1/64", i))
 	}
 	s.address("c0", "172.16.0.1/12")
+	s.awaitLocal6(3)
 	main := []struct{ device, destination, gateway string }{
 		{"b0", "172.17.0.0/16", ""},
 		{"a0", "192.168.1.0/24", "10.0.0.9"},
@@ -54,6 +55,28 @@ func crossroads(t *testing.T) *space {
 	s.route(netlink.Route{Table: 101, Scope: netlink.SCOPE_LINK}, "c0", "0.0.0.0/0", "")
 	s.route(netlink.Route{Table: 101}, "c0", "::/0", "")
 	return s
+}
+
+// awaitLocal6 waits for the kernel's own routes to n global IPv6 addresses: it
+// adds them from a work queue, some time after the address.
+func (s *space) awaitLocal6(n int) {
+	s.t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		routes, err := s.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+		s.must(err)
+		global := 0
+		for _, r := range routes {
+			if r.Dst != nil && r.Dst.IP.IsGlobalUnicast() {
+				global++
+			}
+		}
+		if global >= n {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%d of %d local IPv6 routes", global, n)
+		}
+	}
 }
 
 func (s *space) rule(rule netlink.Rule) {
