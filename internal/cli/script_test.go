@@ -24,7 +24,7 @@ import (
 func TestScript(t *testing.T) {
 	t.Parallel()
 	isolated(t)
-	for _, tool := range []string{"ip6tables-nft", "iptables-legacy", "unshare"} {
+	for _, tool := range []string{"ip6tables-nft", "iptables-legacy", "unshare", "nsenter"} {
 		testenv.Tool(t, tool)
 	}
 	schema, err := filepath.Abs(filepath.Join("..", "..", "docs", "report.schema.json"))
