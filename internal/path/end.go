@@ -6,6 +6,8 @@ import (
 
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/topology"
+	"github.com/pathtrace/pathtrace/nat"
+	"github.com/pathtrace/pathtrace/packet"
 	"github.com/pathtrace/pathtrace/ruletrace"
 )
 
@@ -71,15 +73,37 @@ func (j *joiner) end(v *visit, all []element) End {
 	if last.Direction == capture.Egress {
 		return j.afterEgress(end, link, last)
 	}
-	if ns.Local(currentTarget(all)) != nil {
-		end.Kind = Delivered
-		return end
-	}
 	end.Kind, end.Next = Vanished, "an outgoing interface of "+v.netns
-	if end.Bridged = j.bridged(last); end.Bridged {
-		end.Next = "another port of " + link.Bridge
+	switch {
+	case link != nil && link.Bridge != "":
+		// A packet for this namespace has to be seen at the bridge itself.
+		end.Next = v.netns + "/" + link.Bridge
+		if end.Bridged = j.bridged(last); end.Bridged {
+			end.Next = "another port of " + link.Bridge
+		} else if diverted(all) != nil {
+			end.Next = link.Bridge + " or another port of it"
+		}
+	case diverted(all) == nil && isLocal(ns, currentTarget(all)):
+		end.Kind, end.Next = Delivered, ""
 	}
 	return end
+}
+
+// diverted returns the step of a rule that translates the destination when
+// that is the last that is known of the packet: to what it was translated, and
+// so where it went, was not seen. It is nil otherwise.
+func diverted(all []element) *step {
+	for i := len(all) - 1; i >= 0; i-- {
+		if s := all[i].step; s != nil && s.hit != nil && s.Kind != "nat" {
+			if kind, ok := s.hit.Rule.Translation(); ok && fieldOf(kind, s.hit) == nat.Destination {
+				return s
+			}
+		}
+		if _, seen := all[i].tuple(); seen {
+			return nil
+		}
+	}
+	return nil
 }
 
 // afterEgress judges a leg whose last sighting went out of an interface.
@@ -110,7 +134,7 @@ func (j *joiner) ruleEnd(netns string, all []element) (End, bool) {
 		if e.sighting != nil {
 			return End{}, false
 		}
-		if e.step.hit == nil || (e.step.Kind != "drop" && e.step.Kind != "reject") {
+		if !e.step.ends() {
 			continue
 		}
 		end := End{
@@ -130,17 +154,18 @@ func (j *joiner) ruleEnd(netns string, all []element) (End, bool) {
 	return End{}, false
 }
 
-// bridged reports whether a frame that came in by a bridge port is for the
-// hardware address of neither the bridge nor the port: it is not routed here.
+// bridged reports whether a frame that came in by a bridge port is for nobody
+// behind the bridge's own link: it is not routed here.
 func (j *joiner) bridged(s *capture.Sighting) bool {
 	ns := j.in.Topology.Namespace(s.Point.NetNS)
 	port := ns.Link(s.Point.Interface)
-	if s.Direction != capture.Ingress || port == nil || port.Bridge == "" {
+	to := s.Header.EtherDst
+	if s.Direction != capture.Ingress || port == nil || port.Bridge == "" || to == (packet.HardwareAddr{}) {
 		return false
 	}
-	bridge := ns.Link(port.Bridge)
-	to := s.Header.EtherDst.String()
-	return bridge != nil && to != bridge.MAC && to != port.MAC
+	return !slices.ContainsFunc(ns.Links, func(l topology.Link) bool {
+		return (l.Name == port.Bridge || l.Bridge == port.Bridge) && l.MAC == to.String()
+	})
 }
 
 // currentTarget is the destination that the packet had at the end of a stay.

@@ -41,6 +41,9 @@ type step struct {
 	after packet.Tuple
 }
 
+// ends reports whether the rule or policy of a step ended the packet.
+func (s *step) ends() bool { return s.hit != nil && (s.Kind == "drop" || s.Kind == "reject") }
+
 // leg builds one direction.
 func (j *joiner) leg(name string, t *trail) Leg {
 	var leg Leg
@@ -186,6 +189,9 @@ func (j *joiner) elements(leg string, t *trail, v *visit, hits []ruletrace.Hit, 
 		}
 	}
 	slices.SortStableFunc(all, compareElements)
+	if s := diverted(all); s != nil {
+		s.Dull = false
+	}
 	return all
 }
 

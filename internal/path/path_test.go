@@ -395,3 +395,91 @@ func TestStrangersHitIsNotOurs(t *testing.T) {
 		t.Errorf("a stranger's drop ended the leg: %s", got)
 	}
 }
+
+func TestBridgedFrameIsNotRouted(t *testing.T) {
+	b := newBed()
+	b.see("cnt01/eth0", capture.Egress, header(b.in.Probe.Tuple))
+	b.see("host/veth0", capture.Ingress, header(b.in.Probe.Tuple), "02:00:00:00:00:c2")
+	b.hit("host", ruletrace.Forward, 0, "filter", ruletrace.Drop, b.in.Probe.Tuple, "policy drop")
+	b.in.Hits[0].Egress = "br0"
+	got := path.Join(b.in).Request
+	want := []string{
+		"cnt01/eth0 egress " + containerAddr, "host/veth0 ingress " + containerAddr, "  drop: policy drop [observed]", "end: dropped",
+	}
+	if diff := cmp.Diff(want, describe(got)); diff != "" {
+		t.Errorf("request (-want +got):\n%s", diff)
+	}
+	if !got.End.Bridged {
+		t.Error("the frame went from port to port, and is not called bridged")
+	}
+}
+
+func TestDroppedBeforeRoutingIsNotRouted(t *testing.T) {
+	b := newBed()
+	b.in.Topology.Namespace("host").BridgeNF.IPv6 = false
+	b.sendOut()
+	b.hit("host", ruletrace.Prerouting, -300, "filter", ruletrace.Drop, b.in.Probe.Tuple, "drop")
+	want := []string{
+		"cnt01/eth0 egress " + containerAddr, "host/veth0 ingress " + containerAddr, "host/br0 ingress " + containerAddr,
+		"  drop: drop [observed]", "end: dropped",
+	}
+	if diff := cmp.Diff(want, describe(path.Join(b.in).Request)); diff != "" {
+		t.Errorf("request (-want +got):\n%s", diff)
+	}
+}
+
+// What is for this namespace has to be seen at the bridge, not only at a port.
+func TestPortAloneIsNoDelivery(t *testing.T) {
+	b := newBed()
+	b.in.Probe.Tuple = echo(containerAddr, hostAddr, false)
+	h := header(b.in.Probe.Tuple)
+	b.see("cnt01/eth0", capture.Egress, h)
+	b.see("host/veth0", capture.Ingress, h, bridgeMAC)
+	got := path.Join(b.in).Request
+	if got.End.Kind != path.Vanished || got.End.Next != "host/br0" {
+		t.Errorf("got end %+v, want vanished between the port and the bridge", got.End)
+	}
+	b.hit("host", ruletrace.Prerouting, -100, "nat", ruletrace.Accept, b.in.Probe.Tuple, "dnat to fd00::1")
+	got = path.Join(b.in).Request
+	if got.End.Kind != path.Vanished || got.End.Next != "br0 or another port of it" {
+		t.Errorf("got end %+v, want vanished behind the translation", got.End)
+	}
+	want := []string{
+		"cnt01/eth0 egress " + containerAddr, "host/veth0 ingress " + containerAddr, "  rule: dnat to fd00::1 [observed]", "end: vanished",
+	}
+	if diff := cmp.Diff(want, describe(got)); diff != "" {
+		t.Errorf("request (-want +got):\n%s", diff)
+	}
+}
+
+// A packet whose new destination was not seen is not delivered to its old one.
+func TestUnseenTranslationIsNoDelivery(t *testing.T) {
+	b := newBed()
+	b.in.Probe.Tuple = echo("fd00::1", hostAddr, false)
+	b.in.Probe.NetNS = "gateway"
+	b.see("gateway/zTrust", capture.Egress, header(b.in.Probe.Tuple))
+	b.see("host/ens192", capture.Ingress, header(b.in.Probe.Tuple))
+	if got := path.Join(b.in).Request.End; got.Kind != path.Delivered {
+		t.Errorf("without a translation: got end %+v, want delivered", got)
+	}
+	b.hit("host", ruletrace.Prerouting, -100, "nat", ruletrace.Accept, b.in.Probe.Tuple, "dnat to fd00::2")
+	if got := path.Join(b.in).Request.End; got.Kind != path.Vanished || got.Next != "an outgoing interface of host" {
+		t.Errorf("got end %+v, want vanished on the host", got)
+	}
+}
+
+func TestRedirectedPacketIsNotRouted(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	b.in.Topology.Namespace("host").BridgeNF.IPv6 = false
+	b.hit("host", ruletrace.Prerouting, -100, "nat", ruletrace.Accept, b.in.Probe.Tuple, "redirect")
+	b.event("host", nat.New, b.in.Probe.Tuple, echo(hostAddr, containerAddr, true))
+	want := []string{
+		"cnt01/eth0 egress " + containerAddr, "host/veth0 ingress " + containerAddr, "host/br0 ingress " + containerAddr,
+		"  nat: destination " + targetAddr + " → " + hostAddr + " [observed]", "  conntrack: NEW [observed]",
+		"  deliver: delivered to host [reconstructed]", "end: delivered",
+	}
+	if diff := cmp.Diff(want, describe(path.Join(b.in).Request)); diff != "" {
+		t.Errorf("request (-want +got):\n%s", diff)
+	}
+}

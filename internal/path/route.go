@@ -2,6 +2,8 @@ package path
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/pathtrace/pathtrace/capture"
@@ -14,11 +16,11 @@ import (
 // reconstructed when the packet was then seen to leave by that interface.
 func (j *joiner) route(v *visit, all []element, origin bool) *element {
 	ns := j.in.Topology.Namespace(v.netns)
-	if ns == nil || bridgedThrough(v, ns) {
+	if ns == nil || !origin && !j.toBeRouted(v, all, ns) {
 		return nil
 	}
 	query, at, ok := routed(v, all, origin)
-	if !ok || ns.Local(query.Target) != nil {
+	if !ok || isLocal(ns, query.Target) || endsBefore(all, at) {
 		return nil
 	}
 	decision := ns.Lookup(query)
@@ -28,6 +30,11 @@ func (j *joiner) route(v *visit, all []element, origin bool) *element {
 	}
 	left := leftBy(v, all, ns)
 	switch {
+	case left == "" && !decision.Undetermined && decision.Route == nil && len(ns.Policy) > 0:
+		s.Text, s.Confidence = "no route to "+query.Target.String(), report.Assumed
+		if decision.Policy != nil {
+			s.Text = decision.Policy.Text
+		}
 	case decision.Undetermined || decision.Route == nil:
 		s.Text, s.Confidence = "not determined", report.Assumed
 		if left != "" {
@@ -64,6 +71,11 @@ func routed(v *visit, all []element, origin bool) (topology.Query, stage, bool) 
 			query.Target = tuple.Dst
 		}
 	}
+	for i := range all {
+		if s := all[i].step; s != nil && s.after.Dst.IsValid() && all[i].stage < stagePostrouting {
+			query.Target = s.after.Dst
+		}
+	}
 	if at == stageRoute && len(v.sightings) > 0 {
 		query.Ingress = v.sightings[0].Point.Interface
 		for _, s := range v.sightings {
@@ -83,25 +95,42 @@ func routed(v *visit, all []element, origin bool) (topology.Query, stage, bool) 
 	return query, at, found
 }
 
-// bridgedThrough reports whether a packet went from port to port of a bridge:
-// no routing took place.
-func bridgedThrough(v *visit, ns *topology.Namespace) bool {
-	in, out := "", ""
-	for _, s := range v.sightings {
-		link := ns.Link(s.Point.Interface)
-		if link == nil {
-			continue
-		}
-		if link.Kind == "bridge" {
-			return false
-		}
-		if s.Direction == capture.Ingress {
-			in = link.Bridge
-		} else {
-			out = link.Bridge
-		}
+// toBeRouted reports whether a packet that came to this namespace got to its
+// routing, or would have as far as its sightings tell: not when it went from
+// port to port of a bridge, when it was not seen to come from the port to the
+// bridge, nor when it left without having come in, as what a macvlan sends does
+// below it.
+func (j *joiner) toBeRouted(v *visit, all []element, ns *topology.Namespace) bool {
+	if slices.ContainsFunc(all, func(e element) bool { return e.stage == stageBridgeDevice }) || len(v.sightings) == 0 {
+		return true
 	}
-	return in != "" && in == out
+	first, last := &v.sightings[0], &v.sightings[len(v.sightings)-1]
+	if first.Direction == capture.Egress {
+		return false
+	}
+	in, out := ns.Link(first.Point.Interface), ns.Link(last.Point.Interface)
+	if in == nil || in.Bridge == "" {
+		return true
+	}
+	if last.Direction == capture.Egress {
+		return out == nil || out.Bridge != in.Bridge || slices.ContainsFunc(all, func(e element) bool { return e.stage == stageBridgeEgress })
+	}
+	return false
+}
+
+// endsBefore reports whether a rule ended the packet before a stage.
+func endsBefore(all []element, at stage) bool {
+	return slices.ContainsFunc(all, func(e element) bool { return e.step != nil && e.step.ends() && e.stage < at }) &&
+		!slices.ContainsFunc(all, func(e element) bool { return e.sighting != nil && e.stage > at })
+}
+
+// isLocal reports whether a namespace takes packets for an address itself.
+func isLocal(ns *topology.Namespace, address netip.Addr) bool {
+	if ns.Local(address) != nil {
+		return true
+	}
+	route := ns.Lookup(topology.Query{Target: address}).Route
+	return route != nil && route.Type == "local"
 }
 
 // leftBy is the interface that a packet was routed out of: where it was seen to
