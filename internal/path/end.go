@@ -65,7 +65,7 @@ func (j *joiner) end(v *visit, all []element) End {
 		end.Tuple = last.Header.Tuple
 	}
 	if last == nil {
-		end.Kind, end.Next = Vanished, "an interface of "+v.netns
+		end.Kind, end.Next = Vanished, "its first interface"
 		return end
 	}
 	end.Interface = last.Point.Interface

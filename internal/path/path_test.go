@@ -107,11 +107,12 @@ func (b *bed) see(point string, direction capture.Direction, h packet.Header, to
 	})
 }
 
-// hit adds a rule hit of nftables: no payload, as the kernel gives it.
+// hit adds a rule hit of nftables, with as much of the payload as the kernel
+// gives.
 func (b *bed) hit(netns string, hook ruletrace.Hook, priority int, chainType string, verdict ruletrace.Verdict, t packet.Tuple, text string) {
 	b.seq++
 	h := header(t)
-	h.Payload, h.PayloadCut = nil, true
+	h.Payload, h.PayloadCut = h.Payload[:12], true
 	kind := ruletrace.HitRule
 	if strings.HasPrefix(text, "policy") {
 		kind = ruletrace.HitPolicy
@@ -391,6 +392,7 @@ func TestStrangersHitIsNotOurs(t *testing.T) {
 	b.sendOut()
 	stranger := echo("fd00::99", "fd00::1", false)
 	b.hit("host", ruletrace.Forward, 0, "filter", ruletrace.Drop, stranger, "drop")
+	b.in.Hits[0].Header.Payload = []byte("a stranger's")
 	if got := path.Join(b.in).Request.End.Kind; got != path.Vanished {
 		t.Errorf("a stranger's drop ended the leg: %s", got)
 	}
@@ -479,6 +481,38 @@ func TestRedirectedPacketIsNotRouted(t *testing.T) {
 		"  nat: destination " + targetAddr + " → " + hostAddr + " [observed]", "  conntrack: NEW [observed]",
 		"  deliver: delivered to host [reconstructed]", "end: delivered",
 	}
+	if diff := cmp.Diff(want, describe(path.Join(b.in).Request)); diff != "" {
+		t.Errorf("request (-want +got):\n%s", diff)
+	}
+}
+
+func TestAnswerDroppedBeforeAnyInterface(t *testing.T) {
+	b := newBed()
+	b.in.Probe.Tuple = echo(containerAddr, hostAddr, false)
+	b.see("cnt01/eth0", capture.Egress, header(b.in.Probe.Tuple))
+	b.see("host/veth0", capture.Ingress, header(b.in.Probe.Tuple), bridgeMAC)
+	b.see("host/br0", capture.Ingress, header(b.in.Probe.Tuple), bridgeMAC)
+	b.hit("host", ruletrace.Output, 0, "filter", ruletrace.Drop, echo(hostAddr, containerAddr, true), "drop")
+	got := path.Join(b.in)
+	if got.Answer.Kind != path.Reply || got.Answer.NetNS != "host" {
+		t.Errorf("got answer %+v, want the host's reply", got.Answer)
+	}
+	want := []string{"host/ egress " + hostAddr, "  drop: drop [observed]", "end: dropped"}
+	if diff := cmp.Diff(want, describe(got.Reply)); diff != "" {
+		t.Errorf("reply (-want +got):\n%s", diff)
+	}
+}
+
+// Of a probe that was dropped before any interface there are only rule hits;
+// those of the one before have the same tuple.
+func TestDropOfALaterProbeBeforeAnyInterface(t *testing.T) {
+	b := newBed()
+	b.hit("cnt01", ruletrace.Output, 0, "filter", ruletrace.Accept, b.in.Probe.Tuple, "accept")
+	b.sendOut()
+	b.hit("cnt01", ruletrace.Output, 0, "filter", ruletrace.Drop, b.in.Probe.Tuple, "drop")
+	b.in.Hits[1].Header.ICMPSeq = 2
+	b.in.Probe.ICMPSeq = 2
+	want := []string{"cnt01/ egress " + containerAddr, "  drop: drop [observed]", "end: dropped"}
 	if diff := cmp.Diff(want, describe(path.Join(b.in).Request)); diff != "" {
 		t.Errorf("request (-want +got):\n%s", diff)
 	}

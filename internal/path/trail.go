@@ -41,7 +41,7 @@ func requestTrail(in *Input) trail {
 		// It never reached an interface with the tuple that it was sent with:
 		// the rules of its namespace dropped it, or translated it.
 		h := &in.Hits[i]
-		if h.NetNS == in.Probe.NetNS && h.Header.Tuple == in.Probe.Tuple && !h.Header.Flags.Has(packet.ACK) {
+		if h.NetNS == in.Probe.NetNS && h.Header.Tuple == in.Probe.Tuple && isProbe(&h.Header, in.Probe) {
 			same := func(s capture.Sighting) bool { return h.Header.Compare(&s.Header) == packet.Same }
 			if first := slices.IndexFunc(sightings, same); first >= 0 {
 				return collect(in, sightings[first].Header, once(sightings, first))
@@ -64,7 +64,15 @@ func isProbe(h *packet.Header, p Probe) bool {
 	if p.Tuple.Proto == packet.TCP {
 		return h.Flags.Has(packet.SYN) && !h.Flags.Has(packet.ACK)
 	}
-	return h.Tuple.ICMPType == p.Tuple.ICMPType && h.ICMPSeq == p.ICMPSeq && bytes.HasPrefix(h.Payload, p.Nonce)
+	return h.Tuple.ICMPType == p.Tuple.ICMPType && isOf(h, p)
+}
+
+// isOf reports whether an echo request or reply is the probe's: a rule hit has
+// only the start of the nonce.
+func isOf(h *packet.Header, p Probe) bool {
+	const enough = 8
+	n := min(len(h.Payload), len(p.Nonce))
+	return h.ICMPSeq == p.ICMPSeq && (n == len(p.Nonce) || n >= enough) && bytes.Equal(h.Payload[:n], p.Nonce[:n])
 }
 
 // once returns the sightings of the packet that sightings[first] is, up to its
@@ -88,7 +96,8 @@ func once(sightings []capture.Sighting, first int) []capture.Sighting {
 
 // replyTrail finds what came back: the answer if there is one, otherwise an
 // ICMP error that quotes the request or a reset. What reached the prober comes
-// before what did not.
+// before what did not, and what was seen at an interface before what only met
+// rules: those of its own namespace may drop an answer before that.
 func replyTrail(in *Input, request *trail) (trail, AnswerKind) {
 	var best *capture.Sighting
 	var bestKind AnswerKind
@@ -112,6 +121,11 @@ func replyTrail(in *Input, request *trail) (trail, AnswerKind) {
 		}
 	}
 	if best == nil {
+		for i := range in.Hits {
+			if kind := answers(&in.Hits[i].Header, in.Probe, request); kind != None {
+				return collect(in, in.Hits[i].Header, nil), kind
+			}
+		}
 		return trail{}, None
 	}
 	// The first sighting of the same packet is the seed: where it came from.
@@ -139,7 +153,7 @@ func answers(h *packet.Header, p Probe, request *trail) AnswerKind {
 		if h.Flags.Has(packet.SYN) {
 			return Reply
 		}
-	case h.Tuple.ICMPType == p.Tuple.Inverse().ICMPType && h.ICMPSeq == p.ICMPSeq && bytes.HasPrefix(h.Payload, p.Nonce):
+	case h.Tuple.ICMPType == p.Tuple.Inverse().ICMPType && isOf(h, p):
 		return Reply
 	}
 	return None
