@@ -86,6 +86,13 @@ func flaws(r *report.Report) []string {
 			flaw("%s: its confidence is %q", c.what, c.confidence)
 		}
 	}
+	for _, hop := range slices.Concat(r.Legs.Request, r.Legs.Reply) {
+		for _, step := range hop.Steps {
+			if step.Rule != nil && strings.HasPrefix(step.Rule.Table, "pathtrace-") {
+				flaw("step %s at %s shows a rule of pathtrace's own: %s", step.Kind, place(hop), step.Text)
+			}
+		}
+	}
 	if r.Verdict.Summary == "" || r.Verdict.Code == "" || r.Verdict.Leg != "request" && r.Verdict.Leg != "reply" {
 		flaw("the verdict is incomplete: %+v", r.Verdict)
 	}

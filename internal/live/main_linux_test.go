@@ -16,6 +16,9 @@ import (
 // pathtrace, for tests that need a process of its own.
 const asProgram = "PATHTRACE_TEST_AS_PROGRAM"
 
+// private says that the tests have mounts and processes of their own.
+var private = lab.Isolated()
+
 func TestMain(m *testing.M) {
 	ruletrace.GuardMain()
 	if os.Getenv(asProgram) != "" {

@@ -164,19 +164,20 @@ func read(t *testing.T, ns *netns.NS, file string) string {
 // settle is how long something may take that the kernel does by itself.
 const settle = 5 * time.Second
 
-// eventually waits until nothing is missing any more.
-func eventually(t *testing.T, what string, missing func() string) {
+// eventually waits until nothing is missing any more, and reports whether that
+// came about.
+func eventually(t *testing.T, what string, missing func() string) bool {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(settle); ; <-tick.C {
 		lack := missing()
 		if lack == "" {
-			return
+			return true
 		}
 		if time.Now().After(deadline) {
 			t.Errorf("%s, after %s:\n%s", what, settle, lack)
-			return
+			return false
 		}
 	}
 }
