@@ -185,6 +185,8 @@ func entry(line string) string {
 // nowhere else.
 func TestTcpdump(t *testing.T) {
 	t.Parallel()
+	// tcpdump insists on setgroups(2), which user namespaces deny.
+	testenv.Root(t)
 	for _, scenario := range lab.Scenarios() {
 		for _, fault := range []string{"", lab.ForwardDrop, lab.Reject, lab.ReplyDrop} {
 			t.Run(strings.TrimSpace(scenario.Name+" "+fault), func(t *testing.T) {
