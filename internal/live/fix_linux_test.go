@@ -37,8 +37,9 @@ func TestFixes(t *testing.T) {
 	}
 }
 
-// heal probes, does what the findings propose, and probes again.
-func heal(t *testing.T, n *lab.Network, cfg live.Config) {
+// heal probes, does what the findings propose, and probes again. It returns the
+// first report.
+func heal(t *testing.T, n *lab.Network, cfg live.Config) *report.Report {
 	t.Helper()
 	sick := trace(t, n, cfg)
 	done := 0
@@ -63,4 +64,5 @@ func heal(t *testing.T, n *lab.Network, cfg live.Config) {
 	if well.Verdict.Outcome != report.Replied {
 		t.Errorf("first it was\n%s\nand then\n%s", text(t, sick), text(t, well))
 	}
+	return sick
 }

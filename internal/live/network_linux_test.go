@@ -2,7 +2,9 @@ package live_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -52,7 +54,8 @@ func build(t *testing.T, scenario string, options lab.Options) *lab.Network {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := network.Close(); err != nil {
+		// A proxy may have closed a connection itself.
+		if err := network.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			t.Errorf("close: %v", err)
 		}
 	})
@@ -60,10 +63,13 @@ func build(t *testing.T, scenario string, options lab.Options) *lab.Network {
 }
 
 // probe is a ping of the scenario's target from its source.
-func probe(n *lab.Network) live.Config {
-	cfg := from(n, n.Scenario.Source, n.Scenario.Target)
+func probe(n *lab.Network) live.Config { return ping(n, n.Scenario.Target.String()) }
+
+// ping is a ping of any target from the scenario's source.
+func ping(n *lab.Network, target string) live.Config {
+	cfg := from(n, n.Scenario.Source, netip.MustParseAddr(target))
 	cfg.Kind = "ping"
-	if n.Scenario.Target.Is6() {
+	if cfg.Resolved.Address.Is6() {
 		cfg.Kind = "ping6"
 	}
 	return cfg

@@ -241,3 +241,50 @@ func droppedAtSource() []tcpTest {
 	}
 	return all
 }
+
+// TestHairpin connects a container to its own published port where Docker runs
+// no proxy: the packet goes back out of the port that it came from, if the
+// bridge lets it.
+func TestHairpin(t *testing.T) {
+	t.Parallel()
+	for _, backend := range []lab.Backend{lab.IPTablesNFT, lab.IPTablesLegacy} {
+		dnat := fmt.Sprintf("request observed dnat host prerouting destination 203.0.113.1:8080 → 172.17.0.2:80 "+
+			"[%s ip nat DOCKER] -A DOCKER -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80", backend)
+		masquerade := fmt.Sprintf("request observed masquerade host postrouting source 172.17.0.2:port → 172.17.0.1:port "+
+			"[%s ip nat POSTROUTING] -A POSTROUTING -s 172.17.0.2/32 -d 172.17.0.2/32 -p tcp -m tcp --dport 80 -j MASQUERADE", backend)
+		round := []string{"cnt01/eth0 egress", "host/veth8c1f3e2 ingress", "host/docker0 egress", "host/veth8c1f3e2 egress", "cnt01/eth0 ingress"}
+		for name, tt := range map[string]struct {
+			on   bool
+			want verdict
+		}{
+			"on": {true, answeredAt("cnt01", round, round, dnat, masquerade)},
+			"off": {false, verdict{
+				Outcome: report.Dropped, Leg: "request", Code: "KERNEL_DROP", NetNS: "host", Confidence: report.Reconstructed,
+				Translations: []string{dnat}, Request: round[:3],
+			}},
+		} {
+			t.Run(fmt.Sprintf("%s %s", backend, name), func(t *testing.T) {
+				t.Parallel()
+				n := build(t, "docker-bridge", lab.Options{Backend: backend})
+				command(t, n.Host, string(backend), "-t", "nat", "-D", "DOCKER", "-i", "docker0", "-j", "RETURN")
+				command(t, n.Host, string(backend), "-t", "nat", "-R", "DOCKER", "2",
+					"-p", "tcp", "--dport", "8080", "-j", "DNAT", "--to-destination", "172.17.0.2:80")
+				h := handle(t, n.Host)
+				port, err := h.LinkByName("veth8c1f3e2")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := h.LinkSetHairpin(port, tt.on); err != nil {
+					t.Fatal(err)
+				}
+				cfg := connection(n, "cnt01", "203.0.113.1:8080")
+				cfg.Timeout = impatient
+				r := trace(t, n, cfg)
+				tell(t, tt.want, shorten(r))
+				if mechanism := "vanished between host/docker0 and a port of docker0"; !tt.on && r.Verdict.Mechanism != mechanism {
+					t.Errorf("mechanism %q, want %q", r.Verdict.Mechanism, mechanism)
+				}
+			})
+		}
+	}
+}

@@ -203,10 +203,7 @@ func TestVanished(t *testing.T) {
 			}
 			cfg := probe(n)
 			if tt.target != "" {
-				target := netip.MustParseAddr(tt.target)
-				kind := cfg.Kind
-				cfg = from(n, n.Scenario.Source, target)
-				cfg.Kind = kind
+				cfg = ping(n, tt.target)
 			}
 			cfg.Timeout = impatient
 			r := trace(t, n, cfg)
@@ -226,9 +223,7 @@ func TestVanished(t *testing.T) {
 func TestNeighbour(t *testing.T) {
 	t.Parallel()
 	n := build(t, "netns-by-hand", lab.Options{})
-	cfg := from(n, n.Scenario.Source, netip.MustParseAddr("203.0.113.77"))
-	cfg.Kind = "ping"
-	r := trace(t, n, cfg)
+	r := trace(t, n, ping(n, "203.0.113.77"))
 	tell(t, verdict{
 		Outcome: report.Rejected, Leg: "request", Code: "NEIGHBOUR_UNREACHABLE", NetNS: "host", Confidence: report.Observed,
 		Translations: []string{"request observed masquerade host postrouting source 172.19.0.2 → 203.0.113.1 [nft ip nat postrouting] ip saddr 172.19.0.0/24 masquerade"},
