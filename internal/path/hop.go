@@ -40,6 +40,10 @@ func (j *joiner) hop(s *capture.Sighting) report.Hop {
 func (j *joiner) origin(t *trail, netns string, all []element) report.Hop {
 	hop := report.Hop{NetNS: netns, Role: string(capture.RoleOther), Direction: capture.Egress.String(), Tuple: reportTuple(t.seed.Tuple), Steps: []report.Step{}, Evidence: []string{}}
 	for i := range all {
+		if s := all[i].step; s != nil && s.before.Src.IsValid() {
+			hop.Tuple = reportTuple(s.before)
+			break
+		}
 		if tuple, ok := all[i].tuple(); ok {
 			hop.Tuple = reportTuple(tuple)
 			break

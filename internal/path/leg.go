@@ -37,8 +37,9 @@ type joiner struct {
 type step struct {
 	report.Step
 	hit *ruletrace.Hit
-	// after is the packet's tuple behind a translation.
-	after packet.Tuple
+	// before is the tuple with which a translated packet came to the namespace,
+	// or was made; after is its tuple behind the translation.
+	before, after packet.Tuple
 }
 
 // ends reports whether the rule or policy of a step ended the packet.
@@ -50,12 +51,15 @@ func (j *joiner) leg(name string, t *trail) Leg {
 	if n := len(t.sightings); n > 0 {
 		leg.First, leg.Last = &t.sightings[0], &t.sightings[n-1]
 		leg.Packet = Describe(&leg.First.Header)
+	} else if len(t.hits) > 0 {
+		leg.Packet = Describe(&t.seed)
 	}
 	stays := j.stays(name, t)
 	var last []element
-	for i, stay := range stays {
-		last = j.elements(name, t, &stay.visit, stay.hits, i == 0)
-		leg.Hops = append(leg.Hops, j.hops(t, stay.netns, last)...)
+	for i, s := range stays {
+		again := slices.ContainsFunc(stays[:i], func(earlier stay) bool { return earlier.netns == s.netns })
+		last = j.elements(name, t, &s, i == 0, again)
+		leg.Hops = append(leg.Hops, j.hops(t, s.netns, last)...)
 	}
 	if len(stays) == 0 {
 		leg.End = End{Kind: Unseen}
@@ -165,7 +169,10 @@ func (j *joiner) entersBy(v *visit, iface string) bool {
 }
 
 // elements are everything that happened during a stay, in the kernel's order.
-func (j *joiner) elements(leg string, t *trail, v *visit, hits []ruletrace.Hit, first bool) []element {
+// It is the first of the leg, or not; again says that the packet was in this
+// namespace before.
+func (j *joiner) elements(leg string, t *trail, s *stay, first, again bool) []element {
+	v, hits := &s.visit, s.hits
 	var all []element
 	for i := range v.sightings {
 		all = append(all, element{stage: j.sightingStage(&v.sightings[i]), sighting: &v.sightings[i]})
@@ -180,9 +187,11 @@ func (j *joiner) elements(leg string, t *trail, v *visit, hits []ruletrace.Hit, 
 	}
 	slices.SortStableFunc(all, compareElements)
 
-	all = j.translate(leg, t, v, all)
-	all = append(all, j.conntrack(leg, t, v)...)
 	origin := first && (len(v.sightings) == 0 || v.sightings[0].Direction == capture.Egress)
+	all = j.translate(leg, t, v, all, origin)
+	if !again {
+		all = append(all, j.conntrack(leg, t, v, all)...)
+	}
 	if !origin || len(hits) > 0 { // a sender's route alone is no news
 		if e := j.route(v, all, origin); e != nil {
 			all = append(all, *e)
@@ -298,8 +307,9 @@ func (j *joiner) hitStep(h *ruletrace.Hit) *step {
 }
 
 // conntrack adds what the kernel's connection tracking said: NEW with the
-// request's confirmation, an update with the answer that caused it.
-func (j *joiner) conntrack(leg string, t *trail, v *visit) []element {
+// request's confirmation, if it opened the flow and was not dropped before, an
+// update with the answer that caused it.
+func (j *joiner) conntrack(leg string, t *trail, v *visit, before []element) []element {
 	var all []element
 	for _, e := range t.flows[v.netns] {
 		translated := len(e.Flow.Translations()) > 0
@@ -307,6 +317,9 @@ func (j *joiner) conntrack(leg string, t *trail, v *visit) []element {
 		at := element{seq: e.Seq, step: s, priority: -200}
 		switch {
 		case e.Kind == nat.New && leg == "request":
+			if endsBefore(before, element{stage: stageConfirm}) || j.follows(t, &e.Flow) {
+				continue
+			}
 			s.Text, at.stage = "NEW", stageConfirm
 		case e.Kind == nat.Existing && leg == "request":
 			s.Text, at.stage = "the flow is in the table; no event of its beginning was seen", stagePrerouting
@@ -321,6 +334,16 @@ func (j *joiner) conntrack(leg string, t *trail, v *visit) []element {
 		all = append(all, at)
 	}
 	return all
+}
+
+// follows reports whether another packet of the flow was seen in its namespace
+// before that of the trail.
+func (j *joiner) follows(t *trail, f *nat.Flow) bool {
+	own := slices.IndexFunc(t.sightings, func(s capture.Sighting) bool { return s.Point.NetNS == f.NetNS })
+	return own >= 0 && slices.ContainsFunc(j.in.Sightings, func(s capture.Sighting) bool {
+		_, belongs := f.Matches(s.Header.Tuple)
+		return belongs && s.Point.NetNS == f.NetNS && s.Time.Before(t.sightings[own].Time) && t.seed.Compare(&s.Header) == packet.Different
+	})
 }
 
 func errorTrail(t *trail) bool { return t.seed.IsICMPError() }

@@ -517,3 +517,105 @@ func TestDropOfALaterProbeBeforeAnyInterface(t *testing.T) {
 		t.Errorf("request (-want +got):\n%s", diff)
 	}
 }
+
+// Behind a drop there is no translation, also where conntrack has one for the
+// flow: neither for the flow's next request nor for its answer.
+func TestNoTranslationBehindADrop(t *testing.T) {
+	request := echo(containerAddr, targetAddr, false)
+	second := func(t packet.Tuple) packet.Header {
+		h := header(t)
+		h.ICMPSeq = 2
+		return h
+	}
+	t.Run("request", func(t *testing.T) {
+		b := newBed()
+		b.sendOut()
+		b.masquerade()
+		b.see("cnt01/eth0", capture.Egress, second(request))
+		b.see("host/br0", capture.Ingress, second(request))
+		b.hit("host", ruletrace.Forward, 0, "filter", ruletrace.Drop, request, "drop")
+		b.in.Hits[1].Header.ICMPSeq = 2
+		b.in.Probe.ICMPSeq = 2
+		got := path.Join(b.in)
+		want := []string{
+			"cnt01/eth0 egress " + containerAddr, "host/br0 ingress " + containerAddr,
+			"  route: not determined [assumed]", "  drop: drop [observed]", "end: dropped",
+		}
+		if diff := cmp.Diff(want, describe(got.Request)); diff != "" || len(got.Translations) > 0 {
+			t.Errorf("translations %v, request (-want +got):\n%s", got.Translations, diff)
+		}
+	})
+	for _, tt := range []struct {
+		name     string
+		priority int
+		want     []string
+	}{
+		{"before conntrack", -300, []string{"  drop: drop [observed]"}},
+		{"before NAT", -150, []string{"  drop: drop [observed]"}},
+		{"behind NAT", 0, []string{"  nat: destination " + hostAddr + " → " + containerAddr + " (masquerade undone) [reconstructed]", "  drop: drop [observed]"}},
+	} {
+		t.Run("answer, "+tt.name, func(t *testing.T) {
+			b := newBed()
+			b.sendOut()
+			b.masquerade()
+			answer := echo(targetAddr, hostAddr, true)
+			b.see("host/ens192", capture.Ingress, header(answer))
+			b.hit("host", ruletrace.Prerouting, tt.priority, "filter", ruletrace.Drop, answer, "drop")
+			want := append(append([]string{"host/ens192 ingress " + targetAddr}, tt.want...), "end: dropped")
+			if diff := cmp.Diff(want, describe(path.Join(b.in).Reply)); diff != "" {
+				t.Errorf("reply (-want +got):\n%s", diff)
+			}
+		})
+	}
+	t.Run("DNAT undone in postrouting only", func(t *testing.T) {
+		b := newBed()
+		b.in.Probe.Tuple = echo("fd00::1", hostAddr, false)
+		b.in.Probe.NetNS = "gateway"
+		b.event("host", nat.New, b.in.Probe.Tuple, echo(containerAddr, "fd00::1", true))
+		answer := echo(containerAddr, "fd00::1", true)
+		b.see("cnt01/eth0", capture.Egress, header(answer))
+		b.see("host/veth0", capture.Ingress, header(answer), bridgeMAC)
+		b.see("host/br0", capture.Ingress, header(answer), bridgeMAC)
+		b.hit("host", ruletrace.Forward, 0, "filter", ruletrace.Drop, answer, "drop")
+		want := []string{
+			"cnt01/eth0 egress " + containerAddr, "host/veth0 ingress " + containerAddr, "host/br0 ingress " + containerAddr,
+			"  route: not determined [assumed]", "  drop: drop [observed]", "end: dropped",
+		}
+		if diff := cmp.Diff(want, describe(path.Join(b.in).Reply)); diff != "" {
+			t.Errorf("reply (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// What made an answer sent it with its own address; NAT put the one that was
+// asked in its place before the first interface.
+func TestAnswerIsTranslatedWhereItIsMade(t *testing.T) {
+	b := newBed()
+	b.in.Topology.Namespace("host").BridgeNF.IPv6 = false
+	b.sendOut()
+	b.hit("host", ruletrace.Prerouting, -100, "nat", ruletrace.Accept, b.in.Probe.Tuple, "redirect")
+	b.event("host", nat.New, b.in.Probe.Tuple, echo(hostAddr, containerAddr, true))
+	b.see("host/br0", capture.Egress, header(echo(targetAddr, containerAddr, true)))
+	want := []string{
+		"host/ egress " + hostAddr, "  nat: source " + hostAddr + " → " + targetAddr + " (redirect undone) [reconstructed]",
+		"host/br0 egress " + targetAddr, "end: vanished",
+	}
+	if diff := cmp.Diff(want, describe(path.Join(b.in).Reply)); diff != "" {
+		t.Errorf("reply (-want +got):\n%s", diff)
+	}
+}
+
+// Conntrack's NEW belongs to the packet that opened the flow, once.
+func TestNewIsToldOnce(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	b.masquerade()
+	translated := header(echo(hostAddr, targetAddr, false))
+	b.see("gateway/zTrust", capture.Ingress, translated)
+	b.see("gateway/zTrust", capture.Egress, translated)
+	b.see("host/ens192", capture.Ingress, translated)
+	b.see("host/ens192", capture.Egress, translated)
+	if n := strings.Count(strings.Join(describe(path.Join(b.in).Request), "\n"), "conntrack: NEW"); n != 1 {
+		t.Errorf("NEW is told %d times, want once", n)
+	}
+}

@@ -1,6 +1,7 @@
 package path
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -20,7 +21,7 @@ func (j *joiner) route(v *visit, all []element, origin bool) *element {
 		return nil
 	}
 	query, at, ok := routed(v, all, origin)
-	if !ok || isLocal(ns, query.Target) || endsBefore(all, at) {
+	if !ok || isLocal(ns, query.Target) || endsBefore(all, element{stage: at}) {
 		return nil
 	}
 	decision := ns.Lookup(query)
@@ -118,10 +119,15 @@ func (j *joiner) toBeRouted(v *visit, all []element, ns *topology.Namespace) boo
 	return false
 }
 
-// endsBefore reports whether a rule ended the packet before a stage.
-func endsBefore(all []element, at stage) bool {
-	return slices.ContainsFunc(all, func(e element) bool { return e.step != nil && e.step.ends() && e.stage < at }) &&
-		!slices.ContainsFunc(all, func(e element) bool { return e.sighting != nil && e.stage > at })
+// endsBefore reports whether a rule ended the packet before a place in the
+// kernel's order.
+func endsBefore(all []element, place element) bool {
+	return slices.ContainsFunc(all, func(e element) bool {
+		if e.stage == stageBridgedPrerouting {
+			e.stage = stagePrerouting
+		}
+		return e.step != nil && e.step.ends() && cmp.Or(cmp.Compare(e.stage, place.stage), cmp.Compare(e.priority, place.priority)) < 0
+	}) && !slices.ContainsFunc(all, func(e element) bool { return e.sighting != nil && e.stage > place.stage })
 }
 
 // isLocal reports whether a namespace takes packets for an address itself.

@@ -39,9 +39,9 @@ func requestTrail(in *Input) trail {
 	}
 	for i := range in.Hits {
 		// It never reached an interface with the tuple that it was sent with:
-		// the rules of its namespace dropped it, or translated it.
+		// the rules of its namespace dropped it, or translated it, or both.
 		h := &in.Hits[i]
-		if h.NetNS == in.Probe.NetNS && h.Header.Tuple == in.Probe.Tuple && isProbe(&h.Header, in.Probe) {
+		if h.NetNS == in.Probe.NetNS && h.Header.Tuple.Source() == in.Probe.Tuple.Source() && isProbe(&h.Header, in.Probe) {
 			same := func(s capture.Sighting) bool { return h.Header.Compare(&s.Header) == packet.Same }
 			if first := slices.IndexFunc(sightings, same); first >= 0 {
 				return collect(in, sightings[first].Header, once(sightings, first))

@@ -3,6 +3,7 @@ package path
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/pathtrace/pathtrace/capture"
@@ -12,16 +13,23 @@ import (
 	"github.com/pathtrace/pathtrace/ruletrace"
 )
 
+// The priorities of NAT in its hooks, include/uapi/linux/netfilter_ipv4.h.
+const (
+	destinationNAT = -100 // NF_IP_PRI_NAT_DST
+	sourceNAT      = 100  // NF_IP_PRI_NAT_SRC
+)
+
 // change is one field of a packet's tuple that was rewritten during a stay.
 type change struct {
 	field    nat.Field
 	from, to string
-	// after is the whole tuple behind the change.
-	after packet.Tuple
+	// before and after are the whole tuples at both ends of the stay.
+	before, after packet.Tuple
 	// flow is the conntrack entry that did it, nil for stateless translation;
-	// reply says that the packet goes against the flow's original direction.
-	flow  *nat.Event
-	reply bool
+	// reply says that the packet goes against the flow's original direction,
+	// derived that the packet was not seen on both sides of the change.
+	flow           *nat.Event
+	reply, derived bool
 }
 
 // translate explains the rewriting of a stay: which field changed, by which
@@ -29,11 +37,12 @@ type change struct {
 // and after; who did it comes from the rule hit where the packet walked the
 // nat chains (the first of a flow), from conntrack otherwise, and for
 // translation that conntrack does not know from the content alone.
-func (j *joiner) translate(leg string, t *trail, v *visit, all []element) []element {
+func (j *joiner) translate(leg string, t *trail, v *visit, all []element, origin bool) []element {
 	before, after, ok := ends(all)
 	if !ok {
 		return all
 	}
+	seen := changes(before, after)
 	flow := translatedFlow(t.flows[v.netns])
 	reply := false
 	if flow != nil {
@@ -41,12 +50,18 @@ func (j *joiner) translate(leg string, t *trail, v *visit, all []element) []elem
 		if errorTrail(t) {
 			reply = true
 		}
+		if origin {
+			before = j.sentAs(leg, before, flow, reply)
+		}
 		if expected, ok := flow.Flow.Apply(before); ok && !leaves(v) {
-			after = expected // done, but not seen any more behind it
+			after = j.behind(v.netns, after, expected, all)
 		}
 	}
 	for _, c := range changes(before, after) {
-		c.flow, c.reply = flow, reply
+		c.derived = !slices.ContainsFunc(seen, func(s change) bool { return s.field == c.field && s.from == c.from && s.to == c.to })
+		if flow != nil && translates(&flow.Flow, c.field, reply) {
+			c.flow, c.reply = flow, reply
+		}
 		if s := ruleOf(c.field, all); s != nil {
 			j.byRule(leg, v, &c, s)
 			continue
@@ -54,6 +69,53 @@ func (j *joiner) translate(leg string, t *trail, v *visit, all []element) []elem
 		all = append(all, j.withoutRule(leg, v, &c))
 	}
 	return all
+}
+
+// sentAs returns the tuple with which a packet was made here: what its first
+// rule hit or sighting shows may already be translated.
+func (j *joiner) sentAs(leg string, first packet.Tuple, flow *nat.Event, reply bool) packet.Tuple {
+	switch {
+	case leg == "request" && j.in.Probe.Tuple.Src.IsValid():
+		return j.in.Probe.Tuple
+	case leg == "reply" && reply:
+		sent := flow.Flow.Reply
+		if after, ok := flow.Flow.Apply(sent); ok && after == first {
+			return sent
+		}
+	}
+	return first
+}
+
+// behind returns the tuple of a packet that was not seen to leave: as it was
+// last seen, with what conntrack had already done to it. The destination is
+// translated in prerouting or output; the source in postrouting, which such a
+// packet is known to have got to only by its rule hit there, or in input.
+func (j *joiner) behind(netns string, last, expected packet.Tuple, all []element) packet.Tuple {
+	answer := isAnswer(last)
+	at := element{stage: stagePrerouting, priority: destinationNAT}
+	if isLocal(j.in.Topology.Namespace(netns), last.Src) {
+		at.stage = stageOutput
+	}
+	if !endsBefore(all, at) {
+		last.Dst, last.DstPort = expected.Dst, expected.DstPort
+		if answer {
+			last.ICMPID = expected.ICMPID
+		}
+	}
+	here := isLocal(j.in.Topology.Namespace(netns), last.Dst) && !slices.ContainsFunc(all, func(e element) bool { return e.step != nil && e.step.ends() })
+	if here || ruleOf(nat.Source, all) != nil {
+		last.Src, last.SrcPort = expected.Src, expected.SrcPort
+		if !answer {
+			last.ICMPID = expected.ICMPID
+		}
+	}
+	return last
+}
+
+// translates reports whether a flow's NAT rewrites the field of the packets of
+// one direction: on the way back, the other one.
+func translates(f *nat.Flow, field nat.Field, reply bool) bool {
+	return slices.ContainsFunc(f.Translations(), func(t nat.Translation) bool { return (t.Field == field) != reply })
 }
 
 // ends are the tuples with which a packet came and went.
@@ -96,12 +158,18 @@ func changes(before, after packet.Tuple) []change {
 		} else if !addressChanged {
 			return
 		}
-		all = append(all, change{field: field, from: from, to: to, after: after})
+		all = append(all, change{field: field, from: from, to: to, before: before, after: after})
 	}
-	answer := before.ICMPType == packet.EchoReplyV6 || before.Proto == packet.ICMP && before.ICMPType == packet.EchoReply
+	answer := isAnswer(before)
 	add(nat.Destination, before.Destination(), after.Destination(), before.Dst != after.Dst || before.DstPort != after.DstPort, answer)
 	add(nat.Source, before.Source(), after.Source(), before.Src != after.Src || before.SrcPort != after.SrcPort, !answer)
 	return all
+}
+
+// isAnswer reports whether a tuple is that of an echo reply: the id, which NAT
+// treats as the prober's port, belongs to its destination.
+func isAnswer(t packet.Tuple) bool {
+	return t.Proto == packet.ICMPv6 && t.ICMPType == packet.EchoReplyV6 || t.Proto == packet.ICMP && t.ICMPType == packet.EchoReply
 }
 
 // ruleOf finds the step of the rule that rewrote the field.
@@ -140,7 +208,7 @@ func fieldOf(kind string, h *ruletrace.Hit) nat.Field {
 // byRule turns the hit of a translating rule into the step that says so.
 func (j *joiner) byRule(leg string, v *visit, c *change, s *step) {
 	kind, _ := s.hit.Rule.Translation()
-	s.Kind, s.Dull, s.after = "nat", false, c.after
+	s.Kind, s.Dull, s.before, s.after = "nat", false, c.before, c.after
 	s.Text = fmt.Sprintf("%s %s → %s", c.field, c.from, c.to)
 	s.Evidence = append(s.Evidence, j.proof(v, c)...)
 	if leg == "request" || c.flow == nil {
@@ -154,16 +222,16 @@ func (j *joiner) byRule(leg string, v *visit, c *change, s *step) {
 // withoutRule explains a change for which no rule was hit: a later packet of a
 // flow, an answer, or translation without state.
 func (j *joiner) withoutRule(leg string, v *visit, c *change) element {
-	s := &step{after: c.after, Step: report.Step{
+	s := &step{before: c.before, after: c.after, Step: report.Step{
 		Kind: "nat", Text: fmt.Sprintf("%s %s → %s", c.field, c.from, c.to), Confidence: report.Observed, Evidence: j.proof(v, c),
 	}}
-	e := element{step: s, stage: stagePostrouting, priority: 100} // NF_IP_PRI_NAT_SRC
+	e := element{step: s, stage: stagePostrouting, priority: sourceNAT}
 	hook := ruletrace.Postrouting
 	switch {
 	case c.field == nat.Source && !leaves(v) && j.in.Topology.Namespace(v.netns).Local(c.after.Dst) != nil:
 		e.stage, hook = stageInput, ruletrace.Input // what is delivered here never gets to postrouting
 	case c.field == nat.Destination:
-		e.stage, e.priority, hook = stagePrerouting, -100, ruletrace.Prerouting // NF_IP_PRI_NAT_DST
+		e.stage, e.priority, hook = stagePrerouting, destinationNAT, ruletrace.Prerouting
 		switch {
 		case len(v.sightings) == 0 || v.sightings[0].Direction == capture.Egress:
 			e.stage, hook = stageOutput, ruletrace.Output
@@ -175,6 +243,9 @@ func (j *joiner) withoutRule(leg string, v *visit, c *change) element {
 	known := report.Translation{
 		NetNS: v.netns, Interface: at(v, c.field), Hook: s.Hook, Field: string(c.field),
 		From: c.from, To: c.to, Leg: leg, Confidence: report.Observed, Evidence: s.Evidence,
+	}
+	if c.derived {
+		s.Confidence, known.Confidence = report.Reconstructed, report.Reconstructed
 	}
 	switch {
 	case c.flow != nil && c.reply:
