@@ -44,7 +44,7 @@ func dropSecond(t *testing.T, n *lab.Network, leg string) string {
 }
 
 // tellSecond sends three pings and compares what is said of the second.
-func tellSecond(t *testing.T, n *lab.Network, want verdict) {
+func tellSecond(t *testing.T, n *lab.Network, want verdict) *report.Report {
 	t.Helper()
 	cfg := probe(n)
 	cfg.Count = 3
@@ -54,6 +54,7 @@ func tellSecond(t *testing.T, n *lab.Network, want verdict) {
 		t.Errorf("the explained packet is %s", r.Request.Packet)
 	}
 	tell(t, []report.Outcome{report.Replied, report.Dropped, report.Replied}, outcomes(r))
+	return r
 }
 
 // outcomes are those of the tries.
