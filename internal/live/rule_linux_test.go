@@ -138,7 +138,9 @@ func TestBridged(t *testing.T) {
 		{"ip table", lab.Options{}, forward, "[iptables-nft ip filter FORWARD] -A FORWARD -s 172.17.0.2/32 -d 172.17.0.3/32 -j DROP"},
 		{"ip table without bridge-nf", lab.Options{NoBridgeNF: true}, forward, ""},
 		{
-			"legacy ip table", lab.Options{Backend: lab.IPTablesLegacy}, strings.Replace(forward, "nft", "legacy", 1),
+			"legacy ip table",
+			lab.Options{Backend: lab.IPTablesLegacy},
+			strings.Replace(forward, "nft", "legacy", 1),
 			"[iptables-legacy ip filter FORWARD] -A FORWARD -s 172.17.0.2/32 -d 172.17.0.3/32 -j DROP",
 		},
 	}
