@@ -337,6 +337,7 @@ func TestRingInPlaceWriter(t *testing.T) {
 
 // TestRingAgainstTcpdump compares an exchange with what tcpdump prints of it.
 func TestRingAgainstTcpdump(t *testing.T) {
+	testenv.Root(t) // tcpdump changes its groups, which needs more than one
 	t.Parallel()
 	tcpdump := testenv.Tool(t, "tcpdump")
 	router := newRouter(t)
@@ -603,6 +604,7 @@ func TestRingUndecodable(t *testing.T) {
 // TestRingTun has an interface without link headers beside others. Its packets
 // pass the filter by offsets from the network header.
 func TestRingTun(t *testing.T) {
+	testenv.Root(t) // /dev/net/tun is often root's
 	t.Parallel()
 	ns := namespace(t)
 	var tun *os.File

@@ -15,14 +15,14 @@ func TestAsksSender(t *testing.T) {
 		want bool
 	}{
 		{"nothing", func(space) {}, false},
-		{"nft user", nft("meta skuid 1000 drop"), true},
-		{"nft group", nft("meta skgid 1000 drop"), true},
+		{"nft user", nft("meta skuid 0 drop"), true},
+		{"nft group", nft("meta skgid 0 drop"), true},
 		{"nft cgroup", nft("meta cgroup 7 drop"), true},
 		{"nft mark", nft("meta mark 10 drop"), false},
 		{"nft interface", nft("oifname eth0 tcp dport 80 drop"), false},
-		{"iptables-nft owner", tool("iptables-nft", "-A", "OUTPUT", "-m", "owner", "--uid-owner", "1000", "-j", "DROP"), true},
+		{"iptables-nft owner", tool("iptables-nft", "-A", "OUTPUT", "-m", "owner", "--uid-owner", "0", "-j", "DROP"), true},
 		{"iptables-nft mark", tool("iptables-nft", "-A", "OUTPUT", "-m", "mark", "--mark", "1", "-j", "DROP"), false},
-		{"legacy owner", tool("ip6tables-legacy", "-A", "OUTPUT", "-m", "owner", "--uid-owner", "1000", "-j", "DROP"), true},
+		{"legacy owner", tool("ip6tables-legacy", "-A", "OUTPUT", "-m", "owner", "--uid-owner", "0", "-j", "DROP"), true},
 		{"legacy mark", tool("iptables-legacy", "-A", "OUTPUT", "-m", "mark", "--mark", "1", "-j", "DROP"), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -31,7 +31,7 @@ func TestUnprivileged(t *testing.T) {
 	if os.Getenv(insideVariable) != "" {
 		return // these are the tests
 	}
-	testenv.Privileged(t)
+	testenv.Root(t) // to become somebody else
 	const nobody = 65534
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: nobody, Size: 1}}
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run", "^Test(Trace|Arm|Budget|Kill|NFLog|Resolve|Base)", "-test.v")
