@@ -44,7 +44,8 @@ func place(hop report.Hop) string {
 
 // flaws lists what a report says without keeping the promises that every report
 // makes: statements name evidence that is there, and it is of a kind that can
-// prove them, and each statement says how it is known.
+// prove them; nothing is listed that no statement needs; each statement says how
+// it is known; and nothing happens to a packet after its end.
 func flaws(r *report.Report) []string {
 	var all []string
 	flaw := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
@@ -59,12 +60,14 @@ func flaws(r *report.Report) []string {
 			flaw("evidence %s says nothing: %+v", e.ID, e)
 		}
 	}
+	used := make(map[string]bool)
 	for _, c := range claims(r) {
 		if c.evidence == nil {
 			flaw("%s: its evidence is no list", c.what)
 		}
 		sensed := false
 		for _, id := range c.evidence {
+			used[id] = true
 			if kinds[id] == "" {
 				flaw("%s: there is no evidence %s", c.what, id)
 			}
@@ -86,8 +89,16 @@ func flaws(r *report.Report) []string {
 			flaw("%s: its confidence is %q", c.what, c.confidence)
 		}
 	}
+	for _, e := range r.Evidence {
+		if !used[e.ID] {
+			flaw("evidence %s supports nothing: %s", e.ID, e.Text)
+		}
+	}
 	for _, hop := range slices.Concat(r.Legs.Request, r.Legs.Reply) {
-		for _, step := range hop.Steps {
+		for i, step := range hop.Steps {
+			if i+1 < len(hop.Steps) && (step.Kind == "drop" || step.Kind == "reject") {
+				flaw("after the %s at %s comes %s: %s", step.Kind, place(hop), hop.Steps[i+1].Kind, hop.Steps[i+1].Text)
+			}
 			if step.Rule != nil && strings.HasPrefix(step.Rule.Table, "pathtrace-") {
 				flaw("step %s at %s shows a rule of pathtrace's own: %s", step.Kind, place(hop), step.Text)
 			}

@@ -9,13 +9,20 @@ import (
 	"github.com/pathtrace/pathtrace/report"
 )
 
-// TestCount sends three pings of which the second answer is dropped. The report
-// explains that one. Its flow is known already, so its request met no rule of
-// the nat tables: the rule that translates it follows from the first packet's.
+// TestCount sends three pings of which the second is dropped, on its way there
+// or back. The report explains that one. Its flow is known already, so it met no
+// rule of the nat tables: the rule that translates it follows from the first
+// packet's.
 func TestCount(t *testing.T) {
 	t.Parallel()
 	for _, backend := range []lab.Backend{lab.NFT, lab.IPTablesNFT, lab.IPTablesLegacy} {
-		t.Run(string(backend), func(t *testing.T) {
+		t.Run(string(backend)+" request", func(t *testing.T) {
+			t.Parallel()
+			n := build(t, "netns-by-hand", lab.Options{Backend: backend})
+			rule := dropSecond(t, n, "request")
+			tellSecond(t, n, endedBy(report.Dropped, "FILTER_DROP", "host", "forward", rule, byHandThere[:2], nil))
+		})
+		t.Run(string(backend)+" reply", func(t *testing.T) {
 			t.Parallel()
 			n := build(t, "netns-by-hand", lab.Options{Backend: backend})
 			rule := dropSecond(t, n, "reply")
@@ -44,7 +51,7 @@ func dropSecond(t *testing.T, n *lab.Network, leg string) string {
 }
 
 // tellSecond sends three pings and compares what is said of the second.
-func tellSecond(t *testing.T, n *lab.Network, want verdict) *report.Report {
+func tellSecond(t *testing.T, n *lab.Network, want verdict) {
 	t.Helper()
 	cfg := probe(n)
 	cfg.Count = 3
@@ -54,7 +61,6 @@ func tellSecond(t *testing.T, n *lab.Network, want verdict) *report.Report {
 		t.Errorf("the explained packet is %s", r.Request.Packet)
 	}
 	tell(t, []report.Outcome{report.Replied, report.Dropped, report.Replied}, outcomes(r))
-	return r
 }
 
 // outcomes are those of the tries.

@@ -1,6 +1,7 @@
 package live_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -221,5 +222,52 @@ func TestTranslations(t *testing.T) {
 				t.Error(problem)
 			}
 		})
+	}
+}
+
+// TestRewrittenID has the host choose another ICMP id, or port, for every flow,
+// as it does when two flows collide. The packets are recognised all the same,
+// with the id that conntrack lists.
+func TestRewrittenID(t *testing.T) {
+	t.Parallel()
+	n := build(t, "netns-by-hand", lab.Options{})
+	command(t, n.Host, "nft", "flush chain ip nat postrouting; add rule ip nat postrouting ip saddr 172.19.0.0/24 masquerade fully-random")
+	pinged := trace(t, n, probe(n))
+	ids := func(leg []report.Hop) []int {
+		var all []int
+		for _, hop := range leg {
+			all = append(all, *hop.Tuple.ICMPID)
+		}
+		return all
+	}
+	request := ids(pinged.Legs.Request)
+	if len(request) != 3 || request[0] == request[2] {
+		t.Fatalf("ids on the way there: %v", request)
+	}
+	sent, changed := request[0], request[2]
+	tell(t, []int{sent, sent, changed}, request)
+	tell(t, []int{changed, sent, sent}, ids(pinged.Legs.Reply))
+
+	connected := trace(t, n, connection(n, n.Scenario.Source, "8.8.8.8:80"))
+	if got := len(connected.Translations); got != 1 {
+		t.Fatalf("%d translations", got)
+	}
+	_, port, _ := strings.Cut(connected.Translations[0].To, ":")
+	if connected.Legs.Request[2].Tuple.Source != "203.0.113.1:"+port || port == "" || connected.Legs.Request[0].Tuple.Source == "172.19.0.2:"+port {
+		t.Errorf("translation %+v, hop %+v", connected.Translations[0], connected.Legs.Request[2].Tuple)
+	}
+	table := command(t, n.Host, "conntrack", "-L")
+	for _, want := range []string{fmt.Sprintf("id=%d ", changed), fmt.Sprintf("dport=%s ", port)} {
+		if !strings.Contains(table, want) {
+			t.Errorf("conntrack -L has no %q:\n%s", want, table)
+		}
+	}
+	for _, r := range []*report.Report{pinged, connected} {
+		if r.Translations[0].Kind != "masquerade" || owned(r.Translations[0].Rule) != "[nft ip nat postrouting] ip saddr 172.19.0.0/24 masquerade fully-random" {
+			t.Errorf("translation %+v", r.Translations[0])
+		}
+		for _, problem := range healthy(r) {
+			t.Error(problem)
+		}
 	}
 }

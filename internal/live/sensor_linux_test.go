@@ -112,6 +112,14 @@ func TestGroupTaken(t *testing.T) {
 					t.Error(problem)
 				}
 			}
+			if tt.fault == lab.ReplyDrop {
+				// Nobody saw the answer behind its translation.
+				steps := r.Legs.Reply[0].Steps
+				i := slices.IndexFunc(steps, func(s report.Step) bool { return s.Kind == "nat" })
+				if i < 0 || steps[i].Confidence != report.Reconstructed {
+					t.Errorf("the answer's steps: %+v", steps)
+				}
+			}
 			if r.Verdict.Rule != nil {
 				t.Errorf("a rule is named that was not seen: %s", owned(r.Verdict.Rule))
 			}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -103,6 +104,10 @@ func addRoute(netns, address string, set func(*netlink.Route)) change {
 		}
 	}
 }
+
+// patient is long enough for the kernel to give up on a neighbour, so that what
+// vanished is known to be gone.
+const patient = 3500 * time.Millisecond
 
 // TestVanished loses packets where no rule drops them. The report says between
 // which two places, and never names a rule.
@@ -205,7 +210,7 @@ func TestVanished(t *testing.T) {
 			if tt.target != "" {
 				cfg = ping(n, tt.target)
 			}
-			cfg.Timeout = impatient
+			cfg.Timeout = patient
 			r := trace(t, n, cfg)
 			tell(t, tt.want, shorten(r))
 			if tt.mechanism != "" && r.Verdict.Mechanism != tt.mechanism {
