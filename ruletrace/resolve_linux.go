@@ -570,6 +570,7 @@ func (r *Resolver) run(ctx context.Context, name string, args ...string) (string
 	err = r.ns.Do(func() error {
 		cmd := exec.CommandContext(ctx, path, args...)
 		cmd.Env = append(os.Environ(), "LC_ALL=C")
+		cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true} // a terminal's interrupt is for pathtrace alone
 		var err error
 		out, err = cmd.Output()
 		return err

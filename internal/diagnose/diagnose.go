@@ -35,6 +35,11 @@ const (
 	Inconclusive     = "INCONCLUSIVE"
 )
 
+// neighbourPatience is a little more than the time for which the kernel keeps a
+// packet whose next hop does not answer: three solicitations, a second apart
+// (net.*.neigh.default.mcast_solicit and retrans_time_ms).
+const neighbourPatience = 3200 * time.Millisecond
+
 // Input is what the verdict is based on.
 type Input struct {
 	Path     *path.Path
@@ -123,6 +128,11 @@ func exit(end *path.End) string {
 		text += " towards " + end.Gateway.String()
 	}
 	return text
+}
+
+// taken says where a frame was last seen whose receiver is not visible.
+func taken(end *path.End) string {
+	return fmt.Sprintf("at %s/%s, in a frame for %s, which no interface there has that is visible", end.NetNS, end.Interface, end.FrameFor)
 }
 
 // the names a namespace in a sentence.
@@ -249,6 +259,9 @@ func replyEnded(in *Input) report.Verdict {
 		NetNS: end.NetNS, Interface: end.Interface, Evidence: end.Evidence,
 		Summary: fmt.Sprintf("%s came back but left %s instead of reaching %s.", what, exit(end), the(in.Probe.NetNS)),
 	}
+	if end.FrameFor != "" {
+		v.Summary = fmt.Sprintf("%s came back but was last seen %s.", what, taken(end))
+	}
 	if end.Kind == path.Delivered {
 		v.Outcome = report.Dropped
 		v.Summary = fmt.Sprintf("%s came back and was taken by %s itself instead of being passed on to %s.", what, the(end.NetNS), the(in.Probe.NetNS))
@@ -280,6 +293,9 @@ func requestEnded(in *Input) report.Verdict {
 		v.Outcome, v.Code = report.Lost, NoReply
 		v.Summary = fmt.Sprintf("%s It left %s and no answer came back within %s; what lies beyond is not visible.",
 			translationWords(in.Path.Translations), exit(end), in.Waited)
+		if end.FrameFor != "" {
+			v.Summary = fmt.Sprintf("The request was last seen %s and no answer came back within %s.", taken(end), in.Waited)
+		}
 	}
 	if blind := blindSpots(in); blind != "" {
 		v.Outcome, v.Code, v.Confidence = report.Inconclusive, Inconclusive, report.Assumed
@@ -325,8 +341,11 @@ func vanished(in *Input, leg, what string, end *path.End) report.Verdict {
 		v.Outcome, v.Code, v.Confidence = report.Inconclusive, Inconclusive, report.Assumed
 		v.Summary = fmt.Sprintf("%s was last seen at %s, but packets were lost by the capture there, so where it ended is not known.", what, last)
 	case !in.Sensors.Traced[end.NetNS]:
-		v.Code = Inconclusive
+		v.Outcome, v.Code, v.Confidence = report.Inconclusive, Inconclusive, report.Assumed
 		v.Summary = fmt.Sprintf("%s vanished between %s and %s. Rules could not be traced there, so the reason is not known.", what, last, end.Next)
+	case end.Parked && (in.Interrupted || in.Waited < neighbourPatience):
+		v.Outcome, v.Code, v.Confidence = report.Inconclusive, Inconclusive, report.Assumed
+		v.Summary = fmt.Sprintf("%s was last seen at %s and then not at %s. It was waited for less than %s, as long as the kernel may keep a packet for a neighbour that does not answer, so whether it was dropped is not known.", what, last, end.Next, neighbourPatience)
 	}
 	return v
 }

@@ -53,8 +53,12 @@ type Config struct {
 	Log func(format string, args ...any)
 }
 
-// interval is the least time between two probes of one run.
-const interval = 200 * time.Millisecond
+const (
+	// interval is the least time between two probes of one run.
+	interval = 200 * time.Millisecond
+	// resolveLimit is how long reading rules may take.
+	resolveLimit = 2 * time.Second
+)
 
 // Run traces the probes and explains one: the first that failed, or else the
 // first. An error means that it could not run as asked; a probe that fails is
@@ -100,13 +104,13 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 	stopWatching() // each sensor drains what the kernel has queued, then ends
 	sensing.Wait()
 	for _, s := range r.stations {
-		s.resync(ctx, r.evidence)
+		s.resync(context.WithoutCancel(ctx), r.evidence)
 		if !r.evidence.complete() {
 			s.fail(sensorCapture, errTooMany)
 		}
 	}
 	r.close()
-	return r.report(ctx, started, tries), nil
+	return r.report(started, tries), nil
 }
 
 // run is a live run between arming and report.
@@ -200,7 +204,7 @@ func (r *run) sendAll(ctx context.Context, probes *probes) []try {
 // source, or a rule dropped the request or the answer. A packet that merely
 // vanished is waited for until the deadline.
 func (r *run) await(ctx context.Context, probe path.Probe) {
-	for ctx.Err() == nil && !r.decided(ctx, probe) {
+	for ctx.Err() == nil && !r.decided(probe) {
 		select {
 		case <-r.evidence.changed:
 		case <-ctx.Done():
@@ -208,13 +212,13 @@ func (r *run) await(ctx context.Context, probe path.Probe) {
 	}
 }
 
-func (r *run) decided(ctx context.Context, probe path.Probe) bool {
+func (r *run) decided(probe path.Probe) bool {
 	p := r.join(probe)
 	if p.Answer.Kind != path.None && p.Reply.End.Kind == path.Delivered && p.Reply.End.NetNS == probe.NetNS {
 		return true
 	}
 	if r.evidence.hasUnresolved() {
-		r.resolve(ctx)
+		r.resolve()
 		p = r.join(probe)
 	}
 	return p.Request.End.Kind == path.Dropped || p.Reply.End.Kind == path.Dropped
@@ -232,7 +236,12 @@ func (r *run) join(probe path.Probe) *path.Path {
 
 // resolve asks each namespace for the text and the place of the rules that
 // were hit there.
-func (r *run) resolve(ctx context.Context) {
+//
+// An interrupted run still says what it knows, so the time that this may take
+// has a limit of its own.
+func (r *run) resolve() {
+	ctx, cancel := context.WithTimeout(context.Background(), resolveLimit)
+	defer cancel()
 	var waiting sync.WaitGroup
 	for _, s := range r.stations {
 		waiting.Go(func() { s.resolve(ctx, r.evidence) })
@@ -258,11 +267,8 @@ func (r *run) closeResolvers() {
 }
 
 // report explains the first try that failed, or else the first.
-func (r *run) report(ctx context.Context, started time.Time, tries []try) *report.Report {
-	// An interrupted run still says what it knows.
-	resolving, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-	defer cancel()
-	r.resolve(resolving)
+func (r *run) report(started time.Time, tries []try) *report.Report {
+	r.resolve()
 	for i := range tries {
 		t := &tries[i]
 		t.path = r.join(t.probe)

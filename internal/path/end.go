@@ -65,7 +65,7 @@ func (j *joiner) end(v *visit, all []element) End {
 		end.Tuple = last.Header.Tuple
 	}
 	if last == nil {
-		end.Kind, end.Next = Vanished, "its first interface"
+		end.Kind, end.Next, end.Parked = Vanished, "its first interface", true
 		return end
 	}
 	end.Interface = last.Point.Interface
@@ -73,16 +73,24 @@ func (j *joiner) end(v *visit, all []element) End {
 	if last.Direction == capture.Egress {
 		return j.afterEgress(end, link, last)
 	}
-	end.Kind, end.Next = Vanished, "an outgoing interface of "+v.netns
+	end.Kind, end.Next, end.Parked = Vanished, "an outgoing interface of "+v.netns, true
 	switch {
 	case link != nil && link.Bridge != "":
 		// A packet for this namespace has to be seen at the bridge itself.
-		end.Next = v.netns + "/" + link.Bridge
-		if end.Bridged = j.bridged(last); end.Bridged {
+		end.Next, end.Parked = v.netns+"/"+link.Bridge, false
+		if end.Bridged = bridged(last, j.in.Topology); end.Bridged {
 			end.Next = "another port of " + link.Bridge
 		} else if diverted(all) != nil {
 			end.Next = link.Bridge + " or another port of it"
 		}
+	case passesBy(last, j.in.Topology):
+		to := last.Header.EtherDst.String()
+		if slices.ContainsFunc(above(last.Point, j.in.Topology), func(l *topology.Link) bool { return l.MAC == to }) {
+			end.Next = "the link above it"
+			return end
+		}
+		// Nobody who can be seen has that address.
+		end.Kind, end.Next, end.FrameFor = Left, "", to
 	case diverted(all) == nil && isLocal(ns, currentTarget(all)):
 		end.Kind, end.Next = Delivered, ""
 	}
@@ -115,6 +123,8 @@ func (j *joiner) afterEgress(end End, link *topology.Link, last *capture.Sightin
 		end.Kind, end.Next = Vanished, "a port of "+link.Name
 	case link.Peer != nil && link.Peer.NetNS != "" && j.in.Inside[link.Peer.NetNS]:
 		end.Kind, end.Next = Vanished, link.Peer.NetNS+"/"+link.Peer.Interface
+	case link.Lower != nil && link.Lower.NetNS != "" && j.in.Inside[link.Lower.NetNS]:
+		end.Kind, end.Next = Vanished, link.Lower.NetNS+"/"+link.Lower.Interface
 	default:
 		end.Kind = Left
 		if ns := j.in.Topology.Namespace(end.NetNS); ns != nil {
@@ -145,7 +155,7 @@ func (j *joiner) ruleEnd(netns string, all []element) (End, bool) {
 		for k := i; k >= 0; k-- {
 			if all[k].sighting != nil {
 				end.Interface = all[k].sighting.Point.Interface
-				end.Bridged = j.bridged(all[k].sighting)
+				end.Bridged = bridged(all[k].sighting, j.in.Topology)
 				break
 			}
 		}
@@ -156,8 +166,8 @@ func (j *joiner) ruleEnd(netns string, all []element) (End, bool) {
 
 // bridged reports whether a frame that came in by a bridge port is for nobody
 // behind the bridge's own link: it is not routed here.
-func (j *joiner) bridged(s *capture.Sighting) bool {
-	ns := j.in.Topology.Namespace(s.Point.NetNS)
+func bridged(s *capture.Sighting, topo *topology.Snapshot) bool {
+	ns := topo.Namespace(s.Point.NetNS)
 	port := ns.Link(s.Point.Interface)
 	to := s.Header.EtherDst
 	if s.Direction != capture.Ingress || port == nil || port.Bridge == "" || to == (packet.HardwareAddr{}) {

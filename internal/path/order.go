@@ -7,6 +7,7 @@ import (
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/packet"
+	"github.com/pathtrace/pathtrace/ruletrace"
 )
 
 // order puts the sightings of one packet into path order: kernel time first,
@@ -63,39 +64,55 @@ func peerOf(p capture.Point, topo *topology.Snapshot) *topology.Peer {
 	return nil
 }
 
-// withoutCopies removes the sightings of copies that a flooding bridge made
-// for ports behind which the packet's owner does not live. They are not hops,
-// and their silent end is no loss.
-func withoutCopies(ordered []capture.Sighting, topo *topology.Snapshot) []capture.Sighting {
-	foreign := make(map[capture.Point]bool)
+// withoutCopies keeps the sightings of one packet: those of copies that a
+// flooding bridge or another one made are not hops, and their silent end is no
+// loss. A frame that nobody took is followed to one that it was offered to.
+func withoutCopies(in *Input, ordered []capture.Sighting) []capture.Sighting {
+	foreign := make(map[place]bool)
 	for i := range ordered {
-		if s := &ordered[i]; s.Direction == capture.Ingress && forAnother(s, topo) {
-			foreign[s.Point] = true
+		s := &ordered[i]
+		if !forAnother(s, in.Topology) {
+			continue
 		}
+		peer := peerOf(s.Point, in.Topology)
+		if peer != nil {
+			if link := in.Topology.Namespace(peer.NetNS).Link(peer.Interface); link != nil && link.Bridge == "" {
+				continue // nobody copies on a wire between two
+			}
+			foreign[place{peer.NetNS, peer.Interface, capture.Egress}] = true
+		}
+		foreign[place{s.Point.NetNS, s.Point.Interface, s.Direction}] = true
 	}
-	kept := slices.DeleteFunc(slices.Clone(ordered), func(s capture.Sighting) bool {
-		if s.Direction == capture.Ingress {
-			return foreign[s.Point]
-		}
-		peer := peerOf(s.Point, topo)
-		return peer != nil && foreign[capture.Point{NetNS: peer.NetNS, Interface: peer.Interface, Index: peer.Index, Role: roleOf(peer, topo)}]
-	})
-	return withoutDeadFloods(kept, topo)
+	kept := alongTheWay(in, slices.DeleteFunc(slices.Clone(ordered), func(s capture.Sighting) bool {
+		return foreign[place{s.Point.NetNS, s.Point.Interface, s.Direction}]
+	}))
+	if n := len(kept); n > 0 && n < len(ordered) && bridged(&kept[n-1], in.Topology) && !in.dropped(&kept[n-1]) {
+		return alongTheWay(in, ordered)
+	}
+	return kept
 }
 
-func roleOf(peer *topology.Peer, topo *topology.Snapshot) capture.Role {
-	if link := topo.Namespace(peer.NetNS).Link(peer.Interface); link != nil {
-		return link.Role
-	}
-	return ""
+// dropped reports whether a rule dropped or rejected the packet, or a copy of
+// it, in the namespace of a sighting.
+func (in *Input) dropped(s *capture.Sighting) bool {
+	return slices.ContainsFunc(in.Hits, func(h ruletrace.Hit) bool {
+		return h.NetNS == s.Point.NetNS && (h.Verdict == ruletrace.Drop || h.Verdict == ruletrace.Reject) &&
+			s.Header.Compare(&h.Header) == packet.Same
+	})
 }
 
 // forAnother reports whether an end host received a frame for somebody else's
-// hardware address.
+// hardware address, and not for one of the links above its own.
 func forAnother(s *capture.Sighting, topo *topology.Snapshot) bool {
+	return passesBy(s, topo) && len(above(s.Point, topo)) == 0
+}
+
+// passesBy reports whether a frame that came in by a link that is no bridge
+// port is not for the link's own hardware address.
+func passesBy(s *capture.Sighting, topo *topology.Snapshot) bool {
 	link := linkOf(s.Point, topo)
 	to := s.Header.EtherDst
-	if link == nil || link.Bridge != "" || link.Kind == "bridge" || link.MAC == "" {
+	if s.Direction != capture.Ingress || link == nil || link.Bridge != "" || link.Kind == "bridge" || link.MAC == "" {
 		return false
 	}
 	if to == (packet.HardwareAddr{}) || to[0]&1 == 1 { // no Ethernet, or multicast
@@ -104,39 +121,19 @@ func forAnother(s *capture.Sighting, topo *topology.Snapshot) bool {
 	return to.String() != link.MAC
 }
 
-// withoutDeadFloods keeps, of several copies that left by ports of one bridge,
-// the one that was seen again afterwards. When none was, all stay.
-func withoutDeadFloods(ordered []capture.Sighting, topo *topology.Snapshot) []capture.Sighting {
-	type bridge struct{ netns, name string }
-	ports := make(map[bridge][]int)
-	for i := range ordered {
-		link := linkOf(ordered[i].Point, topo)
-		if ordered[i].Direction == capture.Egress && link != nil && link.Bridge != "" {
-			key := bridge{ordered[i].Point.NetNS, link.Bridge}
-			ports[key] = append(ports[key], i)
-		}
-	}
-	dead := make(map[int]bool)
-	for _, copies := range ports {
-		goesOn := func(i int) bool {
-			peer := peerOf(ordered[i].Point, topo)
-			return peer != nil && slices.ContainsFunc(ordered[i+1:], func(s capture.Sighting) bool {
-				return s.Direction == capture.Ingress && s.Point.NetNS == peer.NetNS && s.Point.Interface == peer.Interface
-			})
-		}
-		if len(copies) > 1 && slices.ContainsFunc(copies, goesOn) {
-			for _, i := range copies {
-				dead[i] = !goesOn(i)
+// above returns the links that receive by another one, of which a macvlan has a
+// hardware address of its own.
+func above(p capture.Point, topo *topology.Snapshot) []*topology.Link {
+	var all []*topology.Link
+	for i := range topo.Namespaces {
+		links := topo.Namespaces[i].Links
+		for k := range links {
+			if lower := links[k].Lower; lower != nil && lower.NetNS == p.NetNS && lower.Interface == p.Interface {
+				all = append(all, &links[k])
 			}
 		}
 	}
-	kept := ordered[:0:0]
-	for i := range ordered {
-		if !dead[i] {
-			kept = append(kept, ordered[i])
-		}
-	}
-	return kept
+	return all
 }
 
 // visit is one stay of a packet in a namespace.

@@ -118,8 +118,15 @@ type End struct {
 	Bridged bool
 	// Next is the place where a vanished packet had to be seen next, in words;
 	// Tracked says that conntrack had already confirmed its flow.
-	Next     string
-	Tracked  bool
-	Gateway  netip.Addr
+	Next    string
+	Tracked bool
+	// Parked says that a vanished packet may yet be waiting in the kernel for
+	// the hardware address of its next hop: it had not reached the tap of an
+	// outgoing interface.
+	Parked  bool
+	Gateway netip.Addr
+	// FrameFor is set when the packet Left in a frame that came in by Interface
+	// and is for this hardware address, which no visible link there has.
+	FrameFor string
 	Evidence []string
 }

@@ -619,3 +619,100 @@ func TestNewIsToldOnce(t *testing.T) {
 		t.Errorf("NEW is told %d times, want once", n)
 	}
 }
+
+// A rule that duplicates a packet, as TEE does, makes a copy that goes another
+// way; both have the same content.
+func TestDuplicateIsNoHop(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	request := header(b.in.Probe.Tuple)
+	b.see("host/br0", capture.Egress, request)
+	b.see("host/veth1", capture.Egress, request)
+	b.see("host/ens192", capture.Egress, request)
+	b.see("cnt02/eth0", capture.Ingress, request, "02:00:00:00:00:c2")
+	b.see("gateway/zTrust", capture.Ingress, request)
+	var got []string
+	for _, h := range path.Join(b.in).Request.Hops {
+		got = append(got, h.NetNS+"/"+h.Interface)
+	}
+	if diff := cmp.Diff([]string{"cnt01/eth0", "host/veth0", "host/br0", "host/ens192", "gateway/zTrust"}, got); diff != "" {
+		t.Errorf("request (-want +got):\n%s", diff)
+	}
+}
+
+// What a ring missed does not end the way.
+func TestMissedSightingIsNoEnd(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	b.see("gateway/zTrust", capture.Ingress, header(b.in.Probe.Tuple))
+	got := path.Join(b.in).Request
+	if n := len(got.Hops); n != 4 || got.Hops[3].NetNS != "gateway" {
+		t.Errorf("got %v, want the way up to the gateway", describe(got))
+	}
+}
+
+// A frame that a bridge floods since nobody has its address was not lost at the
+// port that it came in by.
+func TestFrameThatNobodyTakes(t *testing.T) {
+	b := newBed()
+	request, to := header(b.in.Probe.Tuple), "02:00:00:00:00:77"
+	b.see("cnt01/eth0", capture.Egress, request)
+	b.see("host/veth0", capture.Ingress, request, to)
+	b.see("host/veth1", capture.Egress, request, to)
+	b.see("cnt02/eth0", capture.Ingress, request, to)
+	got := path.Join(b.in).Request
+	if got.End.Kind != path.Left || got.End.NetNS != "cnt02" || got.End.FrameFor != to || len(got.Hops) != 4 {
+		t.Errorf("got end %+v of %v, want the last one that it was offered to", got.End, describe(got))
+	}
+	// A rule that dropped the other copies says more.
+	b.hit("host", ruletrace.Forward, 0, "filter", ruletrace.Drop, b.in.Probe.Tuple, "drop")
+	b.in.Hits[0].Rule.Family = "bridge"
+	if got := path.Join(b.in).Request.End; got.Kind != path.Dropped {
+		t.Errorf("got end %+v, want dropped", got)
+	}
+}
+
+// macvlan puts a link with an address of its own above the host's, beside the
+// host's routing.
+func macvlan() *bed {
+	b := newBed()
+	topo := b.in.Topology
+	topo.Namespaces = append(topo.Namespaces, topology.Namespace{Name: "mv", Links: []topology.Link{{
+		Index: 2, Name: "eth0", Kind: "macvlan", MAC: "02:00:00:00:00:aa", Role: capture.RoleContainer,
+		Addresses: []netip.Prefix{netip.MustParsePrefix("fd00::aa/64")}, Lower: &topology.Peer{NetNS: "host", Interface: "ens192"},
+	}}})
+	b.in.Inside["mv"] = true
+	b.in.Probe.NetNS, b.in.Probe.Tuple = "mv", echo("fd00::aa", targetAddr, false)
+	b.see("mv/eth0", capture.Egress, header(b.in.Probe.Tuple))
+	return b
+}
+
+func TestMacvlan(t *testing.T) {
+	b := macvlan()
+	if got := path.Join(b.in).Request.End; got.Kind != path.Vanished || got.Next != "host/ens192" {
+		t.Errorf("got end %+v, want vanished before the link below", got)
+	}
+	b.see("host/ens192", capture.Egress, header(b.in.Probe.Tuple))
+	b.see("gateway/zTrust", capture.Ingress, header(b.in.Probe.Tuple))
+	answer := header(echo(targetAddr, "fd00::aa", true))
+	b.see("gateway/zTrust", capture.Egress, answer)
+	b.see("host/ens192", capture.Ingress, answer, "02:00:00:00:00:aa")
+	got := path.Join(b.in)
+	want := []string{
+		"mv/eth0 egress fd00::aa", "host/ens192 egress fd00::aa", "gateway/zTrust ingress fd00::aa",
+		"  route: not determined [assumed]", "end: vanished",
+	}
+	if diff := cmp.Diff(want, describe(got.Request)); diff != "" {
+		t.Errorf("request (-want +got):\n%s", diff)
+	}
+	if end := got.Reply.End; end.Kind != path.Vanished || end.Next != "the link above it" {
+		t.Errorf("got end %+v, want vanished below the macvlan", end)
+	}
+	b.see("mv/eth0", capture.Ingress, answer, "02:00:00:00:00:aa")
+	want = []string{
+		"gateway/zTrust egress " + targetAddr, "host/ens192 ingress " + targetAddr, "mv/eth0 ingress " + targetAddr, "end: delivered",
+	}
+	if diff := cmp.Diff(want, describe(path.Join(b.in).Reply)); diff != "" {
+		t.Errorf("reply (-want +got):\n%s", diff)
+	}
+}

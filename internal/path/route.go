@@ -106,7 +106,7 @@ func (j *joiner) toBeRouted(v *visit, all []element, ns *topology.Namespace) boo
 		return true
 	}
 	first, last := &v.sightings[0], &v.sightings[len(v.sightings)-1]
-	if first.Direction == capture.Egress {
+	if first.Direction == capture.Egress || passesBy(first, j.in.Topology) {
 		return false
 	}
 	in, out := ns.Link(first.Point.Interface), ns.Link(last.Point.Interface)

@@ -186,7 +186,7 @@ func (t *trail) knows(tuple packet.Tuple) bool {
 func collect(in *Input, seed packet.Header, sightings []capture.Sighting) trail {
 	t := trail{
 		seed:      seed,
-		sightings: withoutCopies(order(sightings, in.Topology), in.Topology),
+		sightings: withoutCopies(in, order(sightings, in.Topology)),
 		hits:      make(map[string][]ruletrace.Hit),
 		flows:     make(map[string][]nat.Event),
 	}
