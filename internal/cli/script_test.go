@@ -1,5 +1,4 @@
-// Not built by default while go.sum does not have what testscript imports.
-//go:build linux && script
+//go:build linux
 
 package cli
 
