@@ -278,7 +278,7 @@ func TestHairpin(t *testing.T) {
 					t.Fatal(err)
 				}
 				cfg := connection(n, "cnt01", "203.0.113.1:8080")
-				cfg.Timeout = impatient
+				cfg.Timeout = patient
 				r := trace(t, n, cfg)
 				tell(t, tt.want, shorten(r))
 				if mechanism := "vanished between host/docker0 and a port of docker0"; !tt.on && r.Verdict.Mechanism != mechanism {

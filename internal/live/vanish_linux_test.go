@@ -161,15 +161,15 @@ func TestVanished(t *testing.T) {
 			want:      lost("request", "KERNEL_DROP", "router", six.Request[:5], nil, masquerade6),
 			mechanism: "vanished between router/eth0 and an outgoing interface of router",
 		}, {
+			// To the kernel the neighbour behind a dead link is one that does not
+			// answer.
 			name: "no carrier at the uplink", scenario: "netns-by-hand", changes: []change{down("internet", "eth0")},
 			want: unanswered(lost("request", "NEIGHBOUR_UNREACHABLE", "host", byHandThere[:2], byHandBack[1:], masquerade),
 				report.Rejected, report.Observed),
-			mechanism: "host unreachable (type 3 code 1)",
 		}, {
 			name: "no carrier at the router", scenario: "ipv6-masquerade", changes: []change{down("gateway", "zTrust")},
 			want: unanswered(lost("request", "NEIGHBOUR_UNREACHABLE", "router", six.Request[:5], six.Reply[3:], masquerade6),
 				report.Rejected, report.Observed),
-			mechanism: "address unreachable (type 1 code 3)",
 		}, {
 			// Rules that come before the trace mark are out of sight.
 			name: "netdev rule", scenario: "netns-by-hand", changes: []change{func(t *testing.T, n *lab.Network) {
