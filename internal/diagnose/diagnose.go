@@ -6,12 +6,14 @@ package diagnose
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/pathtrace/pathtrace/internal/path"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/report"
+	"github.com/pathtrace/pathtrace/ruletrace"
 )
 
 // The codes that this package gives. They are a promise to scripts.
@@ -24,6 +26,7 @@ const (
 	Queued           = "QUEUED"
 	NoDefaultRoute   = "NO_DEFAULT_ROUTE"
 	NoRoute          = "NO_ROUTE"
+	RouteBlackhole   = "ROUTE_BLACKHOLE"
 	Neighbour        = "NEIGHBOUR_UNREACHABLE"
 	MTUExceeded      = "MTU_EXCEEDED"
 	TTLExpired       = "TTL_EXPIRED"
@@ -116,9 +119,21 @@ func replied(in *Input) report.Verdict {
 		v.Elapsed = p.Reply.Last.Time.Sub(p.Request.First.Time)
 	}
 	if p.Request.End.Kind == path.Left && p.Request.End.NetNS == topology.HostName {
-		v.Summary += fmt.Sprintf(" It left %s; what lies beyond is not visible; the answer came back.", exit(&p.Request.End))
+		v.Summary = departure(in) + "; what lies beyond is not visible; the answer came back."
 	}
 	return v
+}
+
+// departure says with which translations the request left what is visible:
+// there may be more beyond.
+func departure(in *Input) string {
+	left := "It left " + exit(&in.Path.Request.End)
+	for _, t := range in.Path.Translations {
+		if t.Leg != "reply" {
+			return translationWords(in.Path.Translations) + " " + left
+		}
+	}
+	return left + " with its addresses unchanged"
 }
 
 // exit says where a packet left what is visible.
@@ -139,6 +154,15 @@ func taken(end *path.End) string {
 func the(netns string) string {
 	if netns == topology.HostName {
 		return "the host"
+	}
+	return netns
+}
+
+// subject names a namespace at the beginning of a sentence. A name keeps its
+// spelling.
+func subject(netns string) string {
+	if netns == topology.HostName {
+		return capital(the(netns))
 	}
 	return netns
 }
@@ -207,11 +231,40 @@ func refused(in *Input) report.Verdict {
 	maker := fmt.Sprintf("%s, beyond what is visible,", p.Answer.By)
 	if p.Answer.NetNS != "" {
 		v.NetNS = p.Answer.NetNS
-		maker = fmt.Sprintf("%s (%s)", capital(the(p.Answer.NetNS)), p.Answer.By)
+		maker = fmt.Sprintf("%s (%s)", subject(p.Answer.NetNS), p.Answer.By)
 	}
 	v.Code = refusalCode(in)
 	v.Summary = fmt.Sprintf("%s answered: %s.", maker, p.Answer.Text)
+	if end := deadEnd(in); end != "" {
+		v.Code, v.Confidence = RouteBlackhole, report.Reconstructed
+		v.Summary = fmt.Sprintf("%s answered: %s. That is what %s says.", maker, p.Answer.Text, end)
+	}
 	return v
+}
+
+// deadEnd names the route or policy rule by which the namespace that answered
+// with an error sends the request nowhere; empty when that is not what its
+// tables say, or not surely.
+func deadEnd(in *Input) string {
+	end := &in.Path.Request.End
+	ns := in.Topology.Namespace(end.NetNS)
+	if in.Path.Answer.Kind != path.Error || in.Path.Answer.NetNS != end.NetNS || ns == nil ||
+		slices.ContainsFunc(ns.Policy, func(p topology.Policy) bool { return p.MarkMask != 0 }) { // the mark is not known
+		return ""
+	}
+	t := end.Tuple
+	decision := ns.Lookup(topology.Query{
+		Source: t.Src, Target: t.Dst, Ingress: end.Interface, Proto: t.Proto, SourcePort: t.SrcPort, TargetPort: t.DstPort,
+	})
+	nowhere := []string{"blackhole", "unreachable", "prohibit"}
+	switch {
+	case decision.Undetermined:
+	case decision.Route != nil && slices.Contains(nowhere, decision.Route.Type):
+		return fmt.Sprintf("its route %q", decision.Route.Text)
+	case decision.Route == nil && decision.Policy != nil && slices.Contains(nowhere, decision.Policy.Action):
+		return fmt.Sprintf("its policy rule %q", decision.Policy.Text)
+	}
+	return ""
 }
 
 // refusalCode reads an ICMP error or reset (RFC 792, RFC 1812, RFC 4443).
@@ -288,14 +341,16 @@ func requestEnded(in *Input) report.Verdict {
 		return vanished(in, "request", "The request", end)
 	case path.Delivered:
 		v.Outcome, v.Code, v.Confidence = report.Lost, NoReply, report.Reconstructed
-		v.Summary = fmt.Sprintf("The request was delivered to %s, which sent no answer within %s.", the(end.NetNS), in.Waited)
+		v.Summary = fmt.Sprintf("The request reached %s at %s, and no answer left it within %s.", the(end.NetNS), end.Interface, in.Waited)
 	default:
 		v.Outcome, v.Code = report.Lost, NoReply
-		v.Summary = fmt.Sprintf("%s It left %s and no answer came back within %s; what lies beyond is not visible.",
-			translationWords(in.Path.Translations), exit(end), in.Waited)
+		v.Summary = fmt.Sprintf("%s and no answer came back within %s; what lies beyond is not visible.", departure(in), in.Waited)
 		if end.FrameFor != "" {
 			v.Summary = fmt.Sprintf("The request was last seen %s and no answer came back within %s.", taken(end), in.Waited)
 		}
+	}
+	if end.CopyDropped != nil {
+		v.Summary += fmt.Sprintf(" Before, a rule of chain %s dropped it or a copy of it.", chainOf(end.CopyDropped))
 	}
 	if blind := blindSpots(in); blind != "" {
 		v.Outcome, v.Code, v.Confidence = report.Inconclusive, Inconclusive, report.Assumed
@@ -308,11 +363,12 @@ func requestEnded(in *Input) report.Verdict {
 func unseen(in *Input) report.Verdict {
 	v := report.Verdict{Outcome: report.Unsent, Leg: "request", Code: NotSeen, NetNS: in.Probe.NetNS, Confidence: report.Observed}
 	source := in.Topology.Namespace(in.Probe.NetNS)
+	way := source.Lookup(topology.Query{Source: in.Probe.Tuple.Src, Target: in.Topology.Target, Egress: in.Topology.Zone})
 	switch {
 	case !in.Sensors.Captured[in.Probe.NetNS]:
 		v.Outcome, v.Code, v.Confidence = report.Inconclusive, Inconclusive, report.Assumed
 		v.Summary = fmt.Sprintf("Nothing is known: packets could not be watched in %s.", the(in.Probe.NetNS))
-	case source != nil && source.Lookup(topology.Query{Target: in.Topology.Target}).Route == nil:
+	case source != nil && way.Route == nil && way.Policy == nil && !way.Undetermined:
 		v.Code = NoDefaultRoute
 		v.Summary = fmt.Sprintf("Nothing was sent: %s has no route to %s.", the(in.Probe.NetNS), in.Topology.Target)
 	default:
@@ -336,10 +392,19 @@ func vanished(in *Input, leg, what string, end *path.End) report.Verdict {
 		Mechanism: fmt.Sprintf("vanished between %s and %s", last, end.Next),
 		Summary:   fmt.Sprintf("%s vanished between %s and %s. No rule was seen to drop it; the reason is not yet known.", what, last, end.Next),
 	}
+	if end.Verdict == ruletrace.Queue {
+		v.Code, v.Hook, v.Rule = Queued, string(end.Hook), end.Rule
+		v.Summary = fmt.Sprintf("%s was handed to a program, through a queue, %s%s by a rule of chain %s, and was not seen again.",
+			what, where(end.NetNS), hooked(end), chainOf(end.Rule))
+	}
+	blind := end.NetNS
+	if end.NextNetNS != "" && in.Sensors.Captured[blind] {
+		blind = end.NextNetNS
+	}
 	switch {
-	case !in.Sensors.Captured[end.NetNS]:
+	case !in.Sensors.Captured[blind]:
 		v.Outcome, v.Code, v.Confidence = report.Inconclusive, Inconclusive, report.Assumed
-		v.Summary = fmt.Sprintf("%s was last seen at %s, but packets were lost by the capture there, so where it ended is not known.", what, last)
+		v.Summary = fmt.Sprintf("%s was last seen at %s, but the capture in %s did not run or lost packets, so where it ended is not known.", what, last, the(blind))
 	case !in.Sensors.Traced[end.NetNS]:
 		v.Outcome, v.Code, v.Confidence = report.Inconclusive, Inconclusive, report.Assumed
 		v.Summary = fmt.Sprintf("%s vanished between %s and %s. Rules could not be traced there, so the reason is not known.", what, last, end.Next)

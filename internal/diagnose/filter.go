@@ -2,6 +2,7 @@ package diagnose
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/pathtrace/pathtrace/internal/path"
@@ -22,8 +23,8 @@ func filtered(in *Input, leg string, l *path.Leg) report.Verdict {
 	if leg == "reply" {
 		what = "The answer"
 	}
-	place := fmt.Sprintf("%s in %s", where(end.NetNS), end.Hook)
-	chain := fmt.Sprintf("%s %s %s", end.Rule.Family, end.Rule.Table, end.Rule.Chain)
+	place := where(end.NetNS) + hooked(end)
+	chain := chainOf(end.Rule)
 	switch {
 	case end.Policy:
 		v.Code = FilterPolicyDrop
@@ -42,6 +43,16 @@ func filtered(in *Input, leg string, l *path.Leg) report.Verdict {
 	}
 	return v
 }
+
+// hooked names the hook in which a packet ended, where that is known.
+func hooked(end *path.End) string {
+	if end.Hook == "" {
+		return ""
+	}
+	return " in " + string(end.Hook)
+}
+
+func chainOf(r *report.Rule) string { return fmt.Sprintf("%s %s %s", r.Family, r.Table, r.Chain) }
 
 // answered says what the rejecting host told the sender.
 func answered(in *Input, leg string) string {
@@ -69,16 +80,28 @@ func filterFinding(in *Input, v *report.Verdict) (report.Finding, bool) {
 	if v.Rule == nil || leg.End.Kind != path.Dropped {
 		return report.Finding{}, false
 	}
+	if !nameable(v.Rule) {
+		return report.Finding{}, false
+	}
 	f := report.Finding{
 		Code: v.Code, Severity: "error", Evidence: v.Evidence,
 		Summary: "If this traffic is meant to pass, accept it before that rule:",
-		Fix:     []string{enter(in, v.NetNS) + accept(v.Rule, leg.End.Policy, leg.End.Tuple)},
+		Fix:     []string{enter(in, v.NetNS) + accept(v.Rule, leg.End.Policy, leg.End.Tuple, v.Leg)},
 	}
 	if leg.End.Policy {
 		f.Summary = "If this traffic is meant to pass, accept it and its answers in that chain:"
 		f.Fix = append(f.Fix, enter(in, v.NetNS)+acceptAnswers(v.Rule))
 	}
 	return f, true
+}
+
+// plainName is what both a shell and nft take for a single word. The kernel
+// takes any name, and whoever rules a namespace may give one that is a command.
+var plainName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_./-]*$`)
+
+// nameable reports whether a rule's place can be written into a command.
+func nameable(r *report.Rule) bool {
+	return plainName.MatchString(r.Table) && plainName.MatchString(r.Chain)
 }
 
 func enter(in *Input, netns string) string {
@@ -88,18 +111,18 @@ func enter(in *Input, netns string) string {
 	return ""
 }
 
-// accept is the command that accepts a packet with the tuple before the rule,
-// or at the end of the chain where its policy dropped it.
-func accept(r *report.Rule, policy bool, t packet.Tuple) string {
+// accept is the command that accepts a packet of one leg with the tuple before
+// the rule, or at the end of the chain where its policy dropped it.
+func accept(r *report.Rule, policy bool, t packet.Tuple, leg string) string {
 	if r.Backend == string(ruletrace.NFT) {
 		family := addressFamily(t.Src)
-		match := fmt.Sprintf("%s saddr %s %s daddr %s %s accept", family, t.Src, family, t.Dst, nftProto(t))
+		match := fmt.Sprintf("%s saddr %s %s daddr %s %s accept", family, t.Src, family, t.Dst, nftProto(t, leg))
 		if policy || r.Handle == 0 {
 			return fmt.Sprintf("nft add rule %s %s %s %s", r.Family, r.Table, r.Chain, match)
 		}
 		return fmt.Sprintf("nft insert rule %s %s %s handle %d %s", r.Family, r.Table, r.Chain, r.Handle, match)
 	}
-	match := fmt.Sprintf("-s %s -d %s -p %s%s -j ACCEPT", t.Src, t.Dst, t.Proto, iptablesPorts(t))
+	match := fmt.Sprintf("-s %s -d %s -p %s%s -j ACCEPT", t.Src, t.Dst, t.Proto, iptablesPorts(t, leg))
 	if policy || r.Number == 0 {
 		return fmt.Sprintf("%s%s -A %s %s", iptables(r), tableOption(r), r.Chain, match)
 	}
@@ -114,9 +137,9 @@ func acceptAnswers(r *report.Rule) string {
 	return fmt.Sprintf("%s%s -A %s -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", iptables(r), tableOption(r), r.Chain)
 }
 
-// nftProto matches the protocol and, where there is one, the port that the
-// service has: the lower one, since the other is chosen at random.
-func nftProto(t packet.Tuple) string {
+// nftProto matches the protocol and, where there is one, the service's port:
+// the other one is chosen at random.
+func nftProto(t packet.Tuple, leg string) string {
 	name := map[packet.Proto]string{packet.ICMPv6: "ipv6-icmp"}[t.Proto]
 	if name == "" {
 		name = t.Proto.String()
@@ -124,17 +147,17 @@ func nftProto(t packet.Tuple) string {
 	switch {
 	case t.SrcPort == 0 && t.DstPort == 0:
 		return "meta l4proto " + name
-	case t.SrcPort < t.DstPort:
+	case leg == "reply":
 		return fmt.Sprintf("%s sport %d", name, t.SrcPort)
 	}
 	return fmt.Sprintf("%s dport %d", name, t.DstPort)
 }
 
-func iptablesPorts(t packet.Tuple) string {
+func iptablesPorts(t packet.Tuple, leg string) string {
 	switch {
 	case t.SrcPort == 0 && t.DstPort == 0:
 		return ""
-	case t.SrcPort < t.DstPort:
+	case leg == "reply":
 		return fmt.Sprintf(" --sport %d", t.SrcPort)
 	}
 	return fmt.Sprintf(" --dport %d", t.DstPort)

@@ -64,13 +64,25 @@ func (j *joiner) end(v *visit, all []element) End {
 	if last != nil {
 		end.Tuple = last.Header.Tuple
 	}
+	if last != nil {
+		end.Interface = last.Point.Interface
+	}
+	if q := queued(all); q != nil {
+		end.Kind, end.Next = Vanished, "what is behind the queue"
+		end.Hook, end.Rule, end.Verdict = q.hit.Hook, q.Rule, q.hit.Verdict
+		end.Evidence = append(end.Evidence, q.Evidence...)
+		return end
+	}
 	if last == nil {
 		end.Kind, end.Next, end.Parked = Vanished, "its first interface", true
 		return end
 	}
-	end.Interface = last.Point.Interface
 	link := ns.Link(last.Point.Interface)
 	if last.Direction == capture.Egress {
+		if i := slices.IndexFunc(all, func(e element) bool { return e.step != nil && e.step.ends() }); i >= 0 {
+			end.CopyDropped = all[i].step.Rule
+			end.Evidence = append(end.Evidence, all[i].step.Evidence...)
+		}
 		return j.afterEgress(end, link, last)
 	}
 	end.Kind, end.Next, end.Parked = Vanished, "an outgoing interface of "+v.netns, true
@@ -95,6 +107,20 @@ func (j *joiner) end(v *visit, all []element) End {
 		end.Kind, end.Next = Delivered, ""
 	}
 	return end
+}
+
+// queued returns the step of a rule that handed the packet to a program, when
+// that is the last that is known of it; otherwise nil.
+func queued(all []element) *step {
+	for i := len(all) - 1; i >= 0; i-- {
+		if s := all[i].step; s != nil && s.hit != nil && s.hit.Verdict == ruletrace.Queue {
+			return s
+		}
+		if _, seen := all[i].tuple(); seen {
+			return nil
+		}
+	}
+	return nil
 }
 
 // diverted returns the step of a rule that translates the destination when
@@ -122,9 +148,9 @@ func (j *joiner) afterEgress(end End, link *topology.Link, last *capture.Sightin
 	case link.Kind == "bridge":
 		end.Kind, end.Next = Vanished, "a port of "+link.Name
 	case link.Peer != nil && link.Peer.NetNS != "" && j.in.Inside[link.Peer.NetNS]:
-		end.Kind, end.Next = Vanished, link.Peer.NetNS+"/"+link.Peer.Interface
+		end.Kind, end.Next, end.NextNetNS = Vanished, link.Peer.NetNS+"/"+link.Peer.Interface, link.Peer.NetNS
 	case link.Lower != nil && link.Lower.NetNS != "" && j.in.Inside[link.Lower.NetNS]:
-		end.Kind, end.Next = Vanished, link.Lower.NetNS+"/"+link.Lower.Interface
+		end.Kind, end.Next, end.NextNetNS = Vanished, link.Lower.NetNS+"/"+link.Lower.Interface, link.Lower.NetNS
 	default:
 		end.Kind = Left
 		if ns := j.in.Topology.Namespace(end.NetNS); ns != nil {

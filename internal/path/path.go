@@ -107,7 +107,8 @@ type End struct {
 	Kind             EndKind
 	NetNS, Interface string
 	// Hook, Rule, Policy and Verdict are set for Dropped: the rule, or the
-	// chain's policy, that did it.
+	// chain's policy, that did it; and with the verdict Queue for a packet that
+	// Vanished in a user-space queue.
 	Hook    ruletrace.Hook
 	Rule    *report.Rule
 	Policy  bool
@@ -116,10 +117,12 @@ type End struct {
 	// from port to port of one bridge, not to be routed.
 	Tuple   packet.Tuple
 	Bridged bool
-	// Next is the place where a vanished packet had to be seen next, in words;
-	// Tracked says that conntrack had already confirmed its flow.
-	Next    string
-	Tracked bool
+	// Next is the place where a vanished packet had to be seen next, in words,
+	// and NextNetNS its namespace when that is another one; Tracked says that
+	// conntrack had already confirmed its flow.
+	Next      string
+	NextNetNS string
+	Tracked   bool
 	// Parked says that a vanished packet may yet be waiting in the kernel for
 	// the hardware address of its next hop: it had not reached the tap of an
 	// outgoing interface.
@@ -128,5 +131,8 @@ type End struct {
 	// FrameFor is set when the packet Left in a frame that came in by Interface
 	// and is for this hardware address, which no visible link there has.
 	FrameFor string
-	Evidence []string
+	// CopyDropped is the rule that dropped the packet or a copy of it in the
+	// namespace that one of them then left.
+	CopyDropped *report.Rule
+	Evidence    []string
 }

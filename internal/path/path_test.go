@@ -716,3 +716,28 @@ func TestMacvlan(t *testing.T) {
 		t.Errorf("reply (-want +got):\n%s", diff)
 	}
 }
+
+func TestQueue(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	b.hit("host", ruletrace.Forward, 0, "filter", ruletrace.Queue, b.in.Probe.Tuple, "queue to 3")
+	got := path.Join(b.in).Request.End
+	if got.Kind != path.Vanished || got.Verdict != ruletrace.Queue || got.Rule == nil || got.Hook != ruletrace.Forward {
+		t.Errorf("got end %+v, want the packet left in the queue", got)
+	}
+	// The program gave it back, and the next chain dropped it.
+	b.hit("host", ruletrace.Forward, 10, "filter", ruletrace.Drop, b.in.Probe.Tuple, "drop")
+	if got := path.Join(b.in).Request.End; got.Kind != path.Dropped {
+		t.Errorf("got end %+v, want dropped behind the queue", got)
+	}
+}
+
+func TestDropOfACopyIsTold(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	b.hit("host", ruletrace.Forward, 0, "filter", ruletrace.Drop, b.in.Probe.Tuple, "drop")
+	b.see("host/br0", capture.Egress, header(b.in.Probe.Tuple))
+	if got := path.Join(b.in).Request.End; got.Kind != path.Vanished || got.CopyDropped == nil {
+		t.Errorf("got end %+v, want vanished with the rule that dropped a copy", got)
+	}
+}
