@@ -242,6 +242,22 @@ func TestNeighbour(t *testing.T) {
 	}
 }
 
+// TestNeighbourSoon gives up before the kernel does: the packet may still wait
+// there and be delivered, so nothing is said to have dropped it.
+func TestNeighbourSoon(t *testing.T) {
+	t.Parallel()
+	n := build(t, "netns-by-hand", lab.Options{})
+	cfg := ping(n, "203.0.113.77")
+	cfg.Timeout = impatient
+	r := trace(t, n, cfg)
+	if r.Verdict.Outcome != report.Inconclusive || r.Verdict.Confidence == report.Observed || r.Verdict.NetNS != lab.HostName {
+		t.Errorf("verdict: %+v", r.Verdict)
+	}
+	for _, problem := range accusations(r) {
+		t.Error(problem)
+	}
+}
+
 // TestUnsent keeps packets from leaving their namespace: the report says so
 // without waiting for an answer where the kernel refused to send at all.
 func TestUnsent(t *testing.T) {
