@@ -27,6 +27,7 @@ const (
 	NoDefaultRoute   = "NO_DEFAULT_ROUTE"
 	NoRoute          = "NO_ROUTE"
 	RouteBlackhole   = "ROUTE_BLACKHOLE"
+	RPFilter         = "RP_FILTER"
 	Neighbour        = "NEIGHBOUR_UNREACHABLE"
 	MTUExceeded      = "MTU_EXCEEDED"
 	TTLExpired       = "TTL_EXPIRED"
@@ -391,6 +392,10 @@ func vanished(in *Input, leg, what string, end *path.End) report.Verdict {
 		NetNS: end.NetNS, Interface: end.Interface, Evidence: end.Evidence,
 		Mechanism: fmt.Sprintf("vanished between %s and %s", last, end.Next),
 		Summary:   fmt.Sprintf("%s vanished between %s and %s. No rule was seen to drop it; the reason is not yet known.", what, last, end.Next),
+	}
+	if end.WayBack != "" {
+		v.Code = RPFilter
+		v.Summary = fmt.Sprintf("%s came to %s and went no further: rp_filter is on there, and the way back to its source is by another interface (%s).", what, last, end.WayBack)
 	}
 	if end.Verdict == ruletrace.Queue {
 		v.Code, v.Hook, v.Rule = Queued, string(end.Hook), end.Rule

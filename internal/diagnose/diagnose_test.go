@@ -105,7 +105,9 @@ func TestBlindBehindTheLastSighting(t *testing.T) {
 	if v := judge(&p).Verdict; v.Code != diagnose.KernelDrop {
 		t.Errorf("with all sensors alive: got %s", v.Code)
 	}
-	v := judge(&p, func(in *diagnose.Input) { in.Sensors.Captured = map[string]bool{"cnt01": true, topology.HostName: true} }).Verdict
+	v := judge(&p, func(in *diagnose.Input) {
+		in.Sensors.Captured = map[string]bool{"cnt01": true, topology.HostName: true}
+	}).Verdict
 	if v.Outcome != report.Inconclusive || v.Confidence != report.Assumed || !strings.Contains(v.Summary, "capture in gateway") {
 		t.Errorf("got %+v, want inconclusive because of the gateway's capture", v)
 	}
@@ -196,5 +198,15 @@ func TestNothingIsClaimedBeyondWhatIsVisible(t *testing.T) {
 	left.Request.End.CopyDropped = &report.Rule{Family: "ip", Table: "filter", Chain: "FORWARD"}
 	if v := judge(&left).Verdict; !strings.Contains(v.Summary, "a rule of chain ip filter FORWARD dropped it or a copy of it") {
 		t.Errorf("the drop of a copy is not told: %s", v.Summary)
+	}
+}
+
+func TestReversePathFilter(t *testing.T) {
+	p := path.Path{Request: path.Leg{End: path.End{
+		Kind: path.Vanished, NetNS: topology.HostName, Interface: "br0", Next: "the routing of host", WayBack: "172.17.0.0/16 dev tun0",
+	}}}
+	v := judge(&p).Verdict
+	if v.Code != diagnose.RPFilter || v.Confidence != report.Reconstructed || !strings.Contains(v.Summary, "(172.17.0.0/16 dev tun0)") {
+		t.Errorf("got %+v, want the reverse path filter", v)
 	}
 }

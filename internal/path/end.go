@@ -106,7 +106,36 @@ func (j *joiner) end(v *visit, all []element) End {
 	case diverted(all) == nil && isLocal(ns, currentTarget(all)):
 		end.Kind, end.Next = Delivered, ""
 	}
+	if back := j.wayBack(ns, link, last, currentTarget(all)); back != "" && !end.Bridged && !passedRouting(all) {
+		end.Kind, end.Next, end.Parked, end.WayBack = Vanished, "the routing of "+v.netns, false, back
+	}
 	return end
+}
+
+// passedRouting reports whether something shows that a packet that came in was
+// routed.
+func passedRouting(all []element) bool {
+	return slices.ContainsFunc(all, func(e element) bool {
+		return e.step != nil && (e.stage == stageForward || e.stage == stageInput || e.stage == stagePostrouting || e.stage == stageConfirm)
+	})
+}
+
+// wayBack returns the route to a packet's source where it leads out of another
+// interface than the one that the packet came in by and the kernel, therefore,
+// takes the packet for forged (rp_filter 1, net/ipv4/fib_frontend.c); empty
+// where it does not, or not surely.
+func (j *joiner) wayBack(ns *topology.Namespace, in *topology.Link, s *capture.Sighting, target netip.Addr) string {
+	source := s.Header.Tuple.Src
+	if ns == nil || in == nil || in.Kind == "loopback" || in.Bridge != "" || !source.Is4() || max(ns.All.RPFilter, in.Settings.RPFilter) != 1 ||
+		slices.ContainsFunc(ns.Policy, func(p topology.Policy) bool { return p.MarkMask != 0 }) { // whether the mark counts is not known
+		return ""
+	}
+	decision := ns.Lookup(topology.Query{Source: target, Target: source})
+	hops := decision.NextHops()
+	if decision.Undetermined || len(hops) == 0 || slices.ContainsFunc(hops, func(h topology.NextHop) bool { return h.Interface == in.Name }) {
+		return ""
+	}
+	return decision.Route.Text
 }
 
 // queued returns the step of a rule that handed the packet to a program, when

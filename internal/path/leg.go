@@ -17,9 +17,9 @@ func Join(in Input) *Path {
 	reply, kind := replyTrail(&in, &request)
 
 	p := &Path{}
-	p.Request = j.leg("request", &request)
+	p.Request = j.leg("request", &request, kind != None)
 	if kind != None {
-		p.Reply = j.leg("reply", &reply)
+		p.Reply = j.leg("reply", &reply, false)
 		p.Answer = j.answer(kind, &reply)
 	}
 	p.Translations = j.translations
@@ -45,8 +45,8 @@ type step struct {
 // ends reports whether the rule or policy of a step ended the packet.
 func (s *step) ends() bool { return s.hit != nil && (s.Kind == "drop" || s.Kind == "reject") }
 
-// leg builds one direction.
-func (j *joiner) leg(name string, t *trail) Leg {
+// leg builds one direction. That it was answered proves that it arrived.
+func (j *joiner) leg(name string, t *trail, answered bool) Leg {
 	var leg Leg
 	if n := len(t.sightings); n > 0 {
 		leg.First, leg.Last = &t.sightings[0], &t.sightings[n-1]
@@ -67,9 +67,13 @@ func (j *joiner) leg(name string, t *trail) Leg {
 	}
 	leg.End = j.end(&stays[len(stays)-1].visit, last)
 	if leg.End.Kind == Delivered && len(leg.Hops) > 0 {
+		confidence := report.Assumed
+		if answered || name == "reply" || passedRouting(last) {
+			confidence = report.Reconstructed
+		}
 		hop := &leg.Hops[len(leg.Hops)-1]
 		hop.Steps = append(hop.Steps, report.Step{
-			Kind: "deliver", Text: "delivered to " + hop.NetNS, Confidence: report.Reconstructed, Evidence: leg.End.Evidence,
+			Kind: "deliver", Text: "delivered to " + hop.NetNS, Confidence: confidence, Evidence: leg.End.Evidence,
 			Dull: name == "reply" && hop.NetNS == j.in.Probe.NetNS, // the verdict says so
 		})
 	}

@@ -131,6 +131,9 @@ type End struct {
 	// FrameFor is set when the packet Left in a frame that came in by Interface
 	// and is for this hardware address, which no visible link there has.
 	FrameFor string
+	// WayBack is set when the packet Vanished where rp_filter, as it is set,
+	// drops it: the route to its source.
+	WayBack string
 	// CopyDropped is the rule that dropped the packet or a copy of it in the
 	// namespace that one of them then left.
 	CopyDropped *report.Rule

@@ -300,7 +300,7 @@ func TestFloodedCopyIsNoHop(t *testing.T) {
 	got := path.Join(b.in).Request
 	want := []string{
 		"host/br0 egress " + targetAddr, "host/veth0 egress " + targetAddr, "cnt01/eth0 ingress " + targetAddr,
-		"  deliver: delivered to cnt01 [reconstructed]", "end: delivered",
+		"  deliver: delivered to cnt01 [assumed]", "end: delivered",
 	}
 	if diff := cmp.Diff(want, describe(got)); diff != "" {
 		t.Errorf("request (-want +got):\n%s", diff)
@@ -739,5 +739,83 @@ func TestDropOfACopyIsTold(t *testing.T) {
 	b.see("host/br0", capture.Egress, header(b.in.Probe.Tuple))
 	if got := path.Join(b.in).Request.End; got.Kind != path.Vanished || got.CopyDropped == nil {
 		t.Errorf("got end %+v, want vanished with the rule that dropped a copy", got)
+	}
+}
+
+// strict is the container with strict reverse path filtering and a route to
+// the target by a link of its own choice.
+func strict(by string) *bed {
+	b := newBed()
+	ns := b.in.Topology.Namespace("cnt01")
+	ns.All.RPFilter = 1
+	ns.Policy = []topology.Policy{{Action: "lookup", Table: 254, SuppressPrefix: -1, SuppressGroup: -1}}
+	ns.Routes = []topology.Route{{Destination: netip.MustParsePrefix("0.0.0.0/0"), Interface: by, Table: 254, Type: "unicast", Text: "default dev " + by}}
+	ns.Links[0].Addresses = []netip.Prefix{netip.MustParsePrefix("172.17.0.2/16")}
+	there := packet.Tuple{Proto: packet.ICMP, Src: netip.MustParseAddr("172.17.0.2"), Dst: netip.MustParseAddr("8.8.8.8"), ICMPType: packet.EchoRequest, ICMPID: 38}
+	b.in.Probe.Tuple = there
+	for _, t := range []packet.Tuple{there, there.Inverse()} {
+		h := header(t)
+		h.Version = 4
+		if t == there {
+			b.see("cnt01/eth0", capture.Egress, h)
+		} else {
+			b.see("cnt01/eth0", capture.Ingress, h, containerMAC)
+		}
+	}
+	return b
+}
+
+func TestReversePathFilter(t *testing.T) {
+	if got := path.Join(strict("eth0").in).Reply.End; got.Kind != path.Delivered {
+		t.Errorf("the way back is the same: got end %+v, want delivered", got)
+	}
+	b := strict("eth1")
+	if got := path.Join(b.in).Reply.End; got.Kind != path.Vanished || got.WayBack != "default dev eth1" {
+		t.Errorf("the way back is another: got end %+v, want vanished", got)
+	}
+	b.hit("cnt01", ruletrace.Input, 0, "filter", ruletrace.Accept, b.in.Probe.Tuple.Inverse(), "accept")
+	b.in.Hits[0].Header.Version = 4
+	if got := path.Join(b.in).Reply.End; got.Kind != path.Delivered {
+		t.Errorf("a rule in input saw it: got end %+v, want delivered", got)
+	}
+	for name, change := range map[string]func(*topology.Namespace){
+		"loose": func(ns *topology.Namespace) { ns.All.RPFilter, ns.Links[0].Settings.RPFilter = 1, 2 },
+		"off":   func(ns *topology.Namespace) { ns.All.RPFilter = 0 },
+		"a rule asks for the mark": func(ns *topology.Namespace) {
+			ns.Policy = append(ns.Policy, topology.Policy{Action: "lookup", Table: 7, Mark: 7, MarkMask: 7, SuppressPrefix: -1, SuppressGroup: -1})
+		},
+	} {
+		b := strict("eth1")
+		change(b.in.Topology.Namespace("cnt01"))
+		if got := path.Join(b.in).Reply.End; got.Kind != path.Delivered {
+			t.Errorf("%s: got end %+v, want delivered", name, got)
+		}
+	}
+}
+
+// What a rule's own words call the interface is the bridge.
+func TestTranslationIsPlacedAtTheBridge(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	b.hit("host", ruletrace.Prerouting, -100, "nat", ruletrace.Accept, b.in.Probe.Tuple, "dnat to fd00::1")
+	b.see("host/ens192", capture.Egress, header(echo(containerAddr, "fd00::1", false)))
+	if got := path.Join(b.in).Translations; len(got) != 1 || got[0].Interface != "br0" {
+		t.Errorf("got %+v, want one translation at br0", got)
+	}
+}
+
+// A SYN that the source's ring missed is known by its tuple up to the first NAT.
+func TestSYNIsFoundBehindTheSource(t *testing.T) {
+	b := newBed()
+	b.in.Probe = path.Probe{NetNS: "cnt01", Tuple: packet.Tuple{
+		Proto: packet.TCP, Src: netip.MustParseAddr(containerAddr), Dst: netip.MustParseAddr(targetAddr), SrcPort: 40000, DstPort: 80,
+	}}
+	syn := packet.Header{Version: 6, Tuple: b.in.Probe.Tuple, TTL: 64, PayloadLength: 40, Seq: 7, Flags: packet.SYN}
+	other := syn
+	other.Tuple.SrcPort, other.Seq = 40001, 8
+	b.see("host/veth0", capture.Ingress, other, bridgeMAC)
+	b.see("host/veth0", capture.Ingress, syn, bridgeMAC)
+	if got := path.Join(b.in).Request; len(got.Hops) != 1 || got.First.Header.Seq != 7 {
+		t.Errorf("got %v, want the probe's SYN", describe(got))
 	}
 }

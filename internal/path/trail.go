@@ -30,9 +30,12 @@ func requestTrail(in *Input) trail {
 	first := slices.IndexFunc(sightings, func(s capture.Sighting) bool {
 		return s.Point.NetNS == in.Probe.NetNS && s.Header.Tuple == in.Probe.Tuple && isProbe(&s.Header, in.Probe)
 	})
-	if first < 0 && in.Probe.Tuple.Proto.IsICMP() {
-		// Not seen where it was sent; its data still tells it apart elsewhere.
-		first = slices.IndexFunc(sightings, func(s capture.Sighting) bool { return isProbe(&s.Header, in.Probe) })
+	if first < 0 {
+		// Not seen where it was sent; an echo's data still tells it apart
+		// elsewhere, a SYN's tuple does up to the first NAT.
+		first = slices.IndexFunc(sightings, func(s capture.Sighting) bool {
+			return isProbe(&s.Header, in.Probe) && (in.Probe.Tuple.Proto.IsICMP() || s.Header.Tuple == in.Probe.Tuple)
+		})
 	}
 	if first >= 0 {
 		return collect(in, sightings[first].Header, once(sightings, first))

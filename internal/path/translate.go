@@ -213,7 +213,7 @@ func (j *joiner) byRule(leg string, v *visit, c *change, s *step) {
 	s.Evidence = append(s.Evidence, j.proof(v, c)...)
 	if leg == "request" || c.flow == nil {
 		j.translations = append(j.translations, report.Translation{
-			Kind: kind, NetNS: v.netns, Interface: at(v, c.field), Hook: s.Hook, Field: string(c.field),
+			Kind: kind, NetNS: v.netns, Interface: j.at(v, c.field), Hook: s.Hook, Field: string(c.field),
 			From: c.from, To: c.to, Leg: leg, Rule: s.Rule, Confidence: report.Observed, Evidence: s.Evidence,
 		})
 	}
@@ -241,7 +241,7 @@ func (j *joiner) withoutRule(leg string, v *visit, c *change) element {
 	}
 	s.Hook = string(hook)
 	known := report.Translation{
-		NetNS: v.netns, Interface: at(v, c.field), Hook: s.Hook, Field: string(c.field),
+		NetNS: v.netns, Interface: j.at(v, c.field), Hook: s.Hook, Field: string(c.field),
 		From: c.from, To: c.to, Leg: leg, Confidence: report.Observed, Evidence: s.Evidence,
 	}
 	if c.derived {
@@ -262,7 +262,7 @@ func (j *joiner) withoutRule(leg string, v *visit, c *change) element {
 		s.Text += " (NPTv6: the checksum stayed; the rule was not seen)"
 	default:
 		known.Kind = "unknown"
-		s.Text += " (the rule was not seen)"
+		s.Text += " (by which rule is not known)"
 	}
 	j.translations = append(j.translations, known)
 	return e
@@ -315,17 +315,22 @@ func prefixTranslated(c *change, v *visit) bool {
 	return first.Checksum == last.Checksum && packet.ChecksumNeutral(from, to)
 }
 
-// at is the interface at which a field is rewritten: the last one for a
-// source, the first one for a destination. Empty for what is sent here, whose
-// destination is rewritten before any interface.
-func at(v *visit, field nat.Field) string {
+// at is the interface at which a field is rewritten, as a rule would name it:
+// the last one for a source, the first one for a destination, the bridge in
+// place of its port. Empty for what is sent here, whose destination is
+// rewritten before any interface.
+func (j *joiner) at(v *visit, field nat.Field) string {
 	if len(v.sightings) == 0 || field == nat.Destination && v.sightings[0].Direction == capture.Egress {
 		return ""
 	}
+	point := v.sightings[0].Point
 	if field == nat.Source {
-		return v.sightings[len(v.sightings)-1].Point.Interface
+		point = v.sightings[len(v.sightings)-1].Point
 	}
-	return v.sightings[0].Point.Interface
+	if link := linkOf(point, j.in.Topology); link != nil && link.Bridge != "" {
+		return link.Bridge
+	}
+	return point.Interface
 }
 
 // proof is the evidence of a change: the sightings around it, and the
