@@ -194,13 +194,17 @@ type Finding struct {
 
 // Sensor is what one source of evidence did.
 type Sensor struct {
-	// Name is "capture cnt01", "conntrack host", "nft trace host", "nflog host".
+	// Name is "capture cnt01", "conntrack host", "nft trace host", "nflog host",
+	// "kernel drops".
 	Name string `json:"name"`
 	// State is ok, degraded or absent; Reason says why it is not ok.
 	State    string `json:"state"`
 	Received uint64 `json:"received"`
 	Lost     uint64 `json:"lost"`
 	Reason   string `json:"reason,omitempty"`
+	// Optional sensors only tell more about what others prove. Text names one
+	// that is absent only where a packet was dropped and no rule is known.
+	Optional bool `json:"optional,omitempty"`
 }
 
 // Evidence is one thing that a sensor saw, or that was read.

@@ -443,8 +443,9 @@ func (p *printer) findings(findings []Finding) {
 // limits prints what could not be observed: sensors that were not well, and
 // notes.
 func (p *printer) limits(r *Report) {
+	explained := r.Verdict.Outcome != Dropped || r.Verdict.Rule != nil
 	sensors := slices.DeleteFunc(slices.Clone(r.Sensors), func(s Sensor) bool {
-		return p.o.Detail != DetailFull && s.State == "ok" && s.Lost == 0
+		return p.o.Detail != DetailFull && (s.State == "ok" && s.Lost == 0 || s.Optional && s.State == "absent" && explained)
 	})
 	if len(sensors)+len(r.Notes) == 0 {
 		return

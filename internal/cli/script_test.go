@@ -5,6 +5,7 @@ package cli
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -13,13 +14,16 @@ import (
 	"github.com/google/jsonschema-go/jsonschema"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/pathtrace/pathtrace/internal/skbdrop"
 	"github.com/pathtrace/pathtrace/internal/testenv"
+	"github.com/pathtrace/pathtrace/packet"
 )
 
 // TestScript runs pathtrace as its users do, in the networks of the demo. The
 // scripts know two commands more than testscript has: "status N COMMAND..."
 // wants that exit status, and "schema FILE" wants the report in FILE to be as
-// docs/report.schema.json says.
+// docs/report.schema.json says. The condition "drops" says that the kernel tells
+// of its drops here.
 func TestScript(t *testing.T) {
 	t.Parallel()
 	isolated(t)
@@ -43,6 +47,16 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"status": status, "schema": validate},
+		Condition: func(name string) (bool, error) {
+			if name != "drops" {
+				return false, fmt.Errorf("unknown condition %s", name)
+			}
+			sensor, err := skbdrop.Open(skbdrop.Config{Proto: packet.TCP, Ports: []uint16{1}})
+			if err != nil {
+				return false, nil //nolint:nilerr // that is the answer
+			}
+			return true, sensor.Close()
+		},
 	})
 }
 

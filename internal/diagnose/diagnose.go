@@ -234,6 +234,9 @@ func refused(in *Input) report.Verdict {
 		v.NetNS = p.Answer.NetNS
 		maker = fmt.Sprintf("%s (%s)", subject(p.Answer.NetNS), p.Answer.By)
 	}
+	if d := p.Request.End.Drop; d != nil {
+		v.Mechanism = d.Mechanism() + ", answered with: " + p.Answer.Text
+	}
 	v.Code = refusalCode(in)
 	v.Summary = fmt.Sprintf("%s answered: %s.", maker, p.Answer.Text)
 	if end := deadEnd(in); end != "" {
@@ -341,6 +344,11 @@ func requestEnded(in *Input) report.Verdict {
 	case path.Vanished:
 		return vanished(in, "request", "The request", end)
 	case path.Delivered:
+		if d := end.Drop; d != nil {
+			v.Outcome, v.Code, v.Mechanism = report.Dropped, NoListener, d.Mechanism()
+			v.Summary = fmt.Sprintf("The request was delivered to %s, where nobody listens; no error message was seen to come back.", the(end.NetNS))
+			return v
+		}
 		v.Outcome, v.Code, v.Confidence = report.Lost, NoReply, report.Reconstructed
 		v.Summary = fmt.Sprintf("The request reached %s at %s, and no answer left it within %s.", the(end.NetNS), end.Interface, in.Waited)
 	default:
@@ -393,7 +401,11 @@ func vanished(in *Input, leg, what string, end *path.End) report.Verdict {
 		Mechanism: fmt.Sprintf("vanished between %s and %s", last, end.Next),
 		Summary:   fmt.Sprintf("%s vanished between %s and %s. No rule was seen to drop it; the reason is not yet known.", what, last, end.Next),
 	}
-	if end.WayBack != "" {
+	if end.Drop != nil {
+		v.Confidence, v.Mechanism = report.Observed, end.Drop.Mechanism()
+		v.Summary = dropSummary(in, what, last, end)
+	}
+	if end.WayBack != "" && (end.Drop == nil || end.Drop.Reason == "IP_RPFILTER") {
 		v.Code = RPFilter
 		v.Summary = fmt.Sprintf("%s came to %s and went no further: rp_filter is on there, and the way back to its source is by another interface (%s).", what, last, end.WayBack)
 	}
@@ -403,17 +415,17 @@ func vanished(in *Input, leg, what string, end *path.End) report.Verdict {
 			what, where(end.NetNS), hooked(end), chainOf(end.Rule))
 	}
 	blind := end.NetNS
-	if end.NextNetNS != "" && in.Sensors.Captured[blind] {
+	if end.NextNetNS != "" && in.Sensors.Captured[blind] && end.Drop == nil {
 		blind = end.NextNetNS
 	}
 	switch {
 	case !in.Sensors.Captured[blind]:
 		v.Outcome, v.Code, v.Confidence = report.Inconclusive, Inconclusive, report.Assumed
 		v.Summary = fmt.Sprintf("%s was last seen at %s, but the capture in %s did not run or lost packets, so where it ended is not known.", what, last, the(blind))
-	case !in.Sensors.Traced[end.NetNS]:
+	case !in.Sensors.Traced[end.NetNS] && end.Drop == nil:
 		v.Outcome, v.Code, v.Confidence = report.Inconclusive, Inconclusive, report.Assumed
 		v.Summary = fmt.Sprintf("%s vanished between %s and %s. Rules could not be traced there, so the reason is not known.", what, last, end.Next)
-	case end.Parked && (in.Interrupted || in.Waited < neighbourPatience):
+	case end.Parked && end.Drop == nil && (in.Interrupted || in.Waited < neighbourPatience):
 		v.Outcome, v.Code, v.Confidence = report.Inconclusive, Inconclusive, report.Assumed
 		v.Summary = fmt.Sprintf("%s was last seen at %s and then not at %s. It was waited for less than %s, as long as the kernel may keep a packet for a neighbour that does not answer, so whether it was dropped is not known.", what, last, end.Next, neighbourPatience)
 	}

@@ -19,6 +19,9 @@ func filtered(in *Input, leg string, l *path.Leg) report.Verdict {
 		Outcome: report.Dropped, Leg: leg, Code: FilterDrop, Confidence: report.Observed,
 		NetNS: end.NetNS, Interface: end.Interface, Hook: string(end.Hook), Rule: end.Rule, Evidence: end.Evidence,
 	}
+	if end.Drop != nil {
+		v.Mechanism = end.Drop.Mechanism()
+	}
 	what := "The request"
 	if leg == "reply" {
 		what = "The answer"

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/path"
+	"github.com/pathtrace/pathtrace/internal/skbdrop"
 	"github.com/pathtrace/pathtrace/nat"
 	"github.com/pathtrace/pathtrace/ruletrace"
 )
@@ -33,6 +34,7 @@ type collector struct {
 	sightings []capture.Sighting
 	events    []nat.Event
 	hits      []*ruletrace.Hit
+	drops     []skbdrop.Drop
 	pending   map[string][]*ruletrace.Hit // not yet resolved, by namespace
 	overflow  bool
 }
@@ -77,6 +79,21 @@ func (c *collector) hit(h ruletrace.Hit) {
 	c.touch()
 }
 
+// drop keeps what says something about a packet's fate.
+func (c *collector) drop(d skbdrop.Drop) {
+	if d.NetNS == "" || skbdrop.Benign(d) || !c.probes.packet(&d.Header) {
+		return
+	}
+	c.mu.Lock()
+	if len(c.drops) < maxKept {
+		c.drops = append(c.drops, d)
+	} else {
+		c.overflow = true
+	}
+	c.mu.Unlock()
+	c.touch()
+}
+
 func (c *collector) touch() {
 	select {
 	case c.changed <- struct{}{}:
@@ -111,7 +128,7 @@ func (c *collector) complete() bool {
 func (c *collector) input() path.Input {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	in := path.Input{Sightings: slices.Clone(c.sightings), Events: slices.Clone(c.events)}
+	in := path.Input{Sightings: slices.Clone(c.sightings), Events: slices.Clone(c.events), Drops: slices.Clone(c.drops)}
 	for _, h := range c.hits {
 		in.Hits = append(in.Hits, *h)
 	}

@@ -123,12 +123,22 @@ func healthy(r *report.Report) []string {
 		all = append(all, fmt.Sprintf("it took %s", r.Verdict.Elapsed))
 	}
 	all = append(all, accusations(r)...)
+	for _, hop := range append(r.Legs.Request, r.Legs.Reply...) {
+		for _, step := range hop.Steps {
+			if step.Kind == "drop" {
+				all = append(all, "dropped at "+place(hop)+": "+step.Text)
+			}
+		}
+	}
 	for _, f := range r.Findings {
 		if f.Severity == "error" {
 			all = append(all, fmt.Sprintf("finding %s: %s", f.Code, f.Summary))
 		}
 	}
 	for _, s := range r.Sensors {
+		if s.Name == "kernel drops" && s.State == "absent" && strings.Contains(s.Reason, "CAP_BPF") {
+			continue // so it is in user namespaces, and nothing is worse for it
+		}
 		if s.State != "ok" {
 			all = append(all, fmt.Sprintf("sensor %s is %s: %s", s.Name, s.State, s.Reason))
 		}
@@ -147,7 +157,7 @@ func accusations(r *report.Report) []string {
 	}
 	for _, hop := range append(r.Legs.Request, r.Legs.Reply...) {
 		for _, step := range hop.Steps {
-			if step.Kind == "drop" || step.Kind == "reject" {
+			if step.Rule != nil && (step.Kind == "drop" || step.Kind == "reject") {
 				all = append(all, step.Kind+" at "+place(hop)+": "+step.Text)
 			}
 		}

@@ -92,11 +92,12 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 	r.followDNAT(ctx, handles, probes.match())
 	watch, stopWatching := context.WithCancel(context.Background())
 	defer stopWatching()
-	r.open(handles, probes.match())
+	r.open(handles, probes)
 	var sensing sync.WaitGroup
 	for _, s := range r.stations {
 		s.start(watch, &sensing, r.evidence)
 	}
+	r.drops.start(watch, &sensing, r.evidence)
 	cfg.Log("armed after %s", time.Since(started).Round(time.Millisecond))
 
 	tries := r.sendAll(ctx, probes)
@@ -120,6 +121,7 @@ type run struct {
 	stations []*station
 	// resolvers read rules, one for each namespace.
 	resolvers map[string]*ruletrace.Resolver
+	drops     *drops
 	evidence  *collector
 }
 
@@ -150,7 +152,8 @@ func (r *run) followDNAT(ctx context.Context, handles *topology.Handles, match r
 
 // open opens the sensors of all namespaces at once: each waits milliseconds
 // for the kernel to make a ring known to all processors.
-func (r *run) open(handles *topology.Handles, match ruletrace.Match) {
+func (r *run) open(handles *topology.Handles, probes *probes) {
+	match := probes.match()
 	r.stations = make([]*station, len(r.topo.Namespaces))
 	var opening sync.WaitGroup
 	for i := range r.topo.Namespaces {
@@ -162,6 +165,7 @@ func (r *run) open(handles *topology.Handles, match ruletrace.Match) {
 		}
 		opening.Go(func() { r.stations[i] = openStation(ns, handles.Get(ns.Name), resolver, match, r.cfg) })
 	}
+	opening.Go(func() { r.drops = openDrops(r.topo, probes, r.cfg) })
 	opening.Wait()
 }
 
@@ -200,28 +204,63 @@ func (r *run) sendAll(ctx context.Context, probes *probes) []try {
 	return tries
 }
 
-// await returns when the probe's outcome is known: an answer reached the
-// source, or a rule dropped the request or the answer. A packet that merely
+// settling is how long an answer is waited for when the kernel has dropped the
+// packet: the ICMP error about it is on its way, or the drop was that of a copy.
+const settling = 50 * time.Millisecond
+
+// progress is what is known of a probe while it is waited for.
+type progress int
+
+const (
+	open progress = iota
+	// ending: the kernel says that it dropped the packet.
+	ending
+	// decided: an answer reached the source, or a rule dropped the request or
+	// the answer.
+	decided
+)
+
+// await returns when the probe's outcome is known. A packet that merely
 // vanished is waited for until the deadline.
 func (r *run) await(ctx context.Context, probe path.Probe) {
-	for ctx.Err() == nil && !r.decided(probe) {
+	var settled <-chan time.Time
+	for ctx.Err() == nil {
+		switch r.progress(probe) {
+		case decided:
+			return
+		case ending:
+			if settled == nil {
+				settled = time.After(settling)
+			}
+		case open:
+			settled = nil
+		}
 		select {
 		case <-r.evidence.changed:
+		case <-settled:
+			return
 		case <-ctx.Done():
 		}
 	}
 }
 
-func (r *run) decided(probe path.Probe) bool {
+func (r *run) progress(probe path.Probe) progress {
 	p := r.join(probe)
 	if p.Answer.Kind != path.None && p.Reply.End.Kind == path.Delivered && p.Reply.End.NetNS == probe.NetNS {
-		return true
+		return decided
 	}
 	if r.evidence.hasUnresolved() {
 		r.resolve()
 		p = r.join(probe)
 	}
-	return p.Request.End.Kind == path.Dropped || p.Reply.End.Kind == path.Dropped
+	dropped := func(end path.End) bool { return end.Kind == path.Vanished && end.Drop != nil }
+	switch {
+	case p.Request.End.Kind == path.Dropped || p.Reply.End.Kind == path.Dropped:
+		return decided
+	case dropped(p.Request.End) || dropped(p.Reply.End):
+		return ending
+	}
+	return open
 }
 
 // join runs the join over what has been seen so far.
@@ -255,6 +294,7 @@ func (r *run) close() {
 	for _, s := range r.stations {
 		closing.Go(s.close)
 	}
+	closing.Go(r.drops.close)
 	closing.Wait()
 }
 
@@ -293,6 +333,7 @@ func (r *run) report(started time.Time, tries []try) *report.Report {
 	for _, s := range r.stations {
 		out.Sensors = append(out.Sensors, s.sensors()...)
 	}
+	out.Sensors = append(out.Sensors, r.drops.describe())
 	out.Notes = append(out.Notes, r.topo.Problems...)
 	if r.asksSender() {
 		out.Notes = append(out.Notes, "Rules at the source look at the user or cgroup of the sender: an application may be treated differently from this probe, which uid 0 sent outside of its cgroup.")

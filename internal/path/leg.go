@@ -51,7 +51,7 @@ func (j *joiner) leg(name string, t *trail, answered bool) Leg {
 	if n := len(t.sightings); n > 0 {
 		leg.First, leg.Last = &t.sightings[0], &t.sightings[n-1]
 		leg.Packet = Describe(&leg.First.Header)
-	} else if len(t.hits) > 0 {
+	} else if len(t.hits)+len(t.drops) > 0 {
 		leg.Packet = Describe(&t.seed)
 	}
 	stays := j.stays(name, t)
@@ -65,7 +65,9 @@ func (j *joiner) leg(name string, t *trail, answered bool) Leg {
 		leg.End = End{Kind: Unseen}
 		return leg
 	}
-	leg.End = j.end(&stays[len(stays)-1].visit, last)
+	ended := &stays[len(stays)-1].visit
+	leg.End = j.end(ended, last)
+	j.dropped(&leg, t, ended)
 	if leg.End.Kind == Delivered && len(leg.Hops) > 0 {
 		confidence := report.Assumed
 		if answered || name == "reply" || passedRouting(last) {
@@ -87,7 +89,8 @@ type stay struct {
 }
 
 // stays are the visits of a packet in path order. A namespace in which only
-// rules saw the packet (dropped before it reached an interface) is a stay too.
+// rules or the kernel's drops saw the packet (dropped before it reached an
+// interface) is a stay too.
 func (j *joiner) stays(leg string, t *trail) []stay {
 	var all []stay
 	for _, v := range visits(t.sightings) {
@@ -110,6 +113,11 @@ func (j *joiner) stays(leg string, t *trail) []stay {
 			continue
 		}
 		j.assign(hits, all, here)
+	}
+	for _, d := range t.drops {
+		if !slices.ContainsFunc(all, func(s stay) bool { return s.netns == d.NetNS }) {
+			all = slices.Insert(all, j.place(leg, d.NetNS, all), stay{visit: visit{netns: d.NetNS}})
+		}
 	}
 	return all
 }

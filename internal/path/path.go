@@ -10,6 +10,7 @@ import (
 	"net/netip"
 
 	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/skbdrop"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/nat"
 	"github.com/pathtrace/pathtrace/packet"
@@ -25,6 +26,8 @@ type Input struct {
 	Events    []nat.Event
 	// Hits are resolved: they carry hook, priority, text and verdict.
 	Hits []ruletrace.Hit
+	// Drops are what the kernel threw away, benign ones included.
+	Drops []skbdrop.Drop
 	// Inside says which namespaces were looked into with a packet capture that
 	// works: only there is "not seen" a statement.
 	Inside map[string]bool
@@ -137,5 +140,8 @@ type End struct {
 	// CopyDropped is the rule that dropped the packet or a copy of it in the
 	// namespace that one of them then left.
 	CopyDropped *report.Rule
-	Evidence    []string
+	// Drop is the kernel's own record of the end, nil when there is none. For
+	// Delivered it says that no socket was there.
+	Drop     *skbdrop.Drop
+	Evidence []string
 }

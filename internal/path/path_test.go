@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/path"
+	"github.com/pathtrace/pathtrace/internal/skbdrop"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/nat"
 	"github.com/pathtrace/pathtrace/packet"
@@ -258,6 +260,78 @@ func TestDropBeforeAnyInterface(t *testing.T) {
 	want := []string{"cnt01/ egress " + containerAddr, "  drop: drop [observed]", "end: dropped"}
 	if diff := cmp.Diff(want, describe(got)); diff != "" {
 		t.Errorf("request (-want +got):\n%s", diff)
+	}
+}
+
+// drop adds a record of the kernel's, a microsecond after what was before.
+func (b *bed) drop(netns, reason, function string, index int, t packet.Tuple) {
+	b.ticks++
+	b.in.Drops = append(b.in.Drops, skbdrop.Drop{
+		NetNS: netns, Time: start.Add(time.Duration(b.ticks) * time.Microsecond), Interface: index,
+		Reason: reason, Function: function, Header: header(t),
+	})
+}
+
+func TestKernelDropExplainsTheEnd(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	b.drop("host", "IP_INADDRERRORS", "ip6_forward", 4, echo(containerAddr, targetAddr, false))
+	p := path.Join(b.in)
+	end := p.Request.End
+	if end.Kind != path.Vanished || end.NetNS != "host" || end.Drop == nil || end.Drop.Mechanism() != "IP_INADDRERRORS@ip6_forward" {
+		t.Fatalf("end %+v", end)
+	}
+	last := p.Request.Hops[len(p.Request.Hops)-1]
+	step := last.Steps[len(last.Steps)-1]
+	want := report.Step{Kind: "drop", Text: "by the kernel: IP_INADDRERRORS at ip6_forward", Confidence: report.Observed, Evidence: []string{"drop-1"}}
+	if diff := cmp.Diff(want, step); diff != "" {
+		t.Errorf("step (-want +got):\n%s", diff)
+	}
+	i := slices.IndexFunc(p.Evidence, func(e report.Evidence) bool { return e.ID == "drop-1" })
+	if i < 0 || !strings.HasPrefix(p.Evidence[i].Text, "IP_INADDRERRORS@ip6_forward at br0: ") {
+		t.Errorf("evidence %+v", p.Evidence)
+	}
+}
+
+// TestKernelDropOfSomethingElse has drops that are not the packet's end: of a
+// copy, before it was seen again; of another packet; a benign one; one in a
+// namespace that is not on the way.
+func TestKernelDropOfSomethingElse(t *testing.T) {
+	ours := echo(containerAddr, targetAddr, false)
+	for name, drop := range map[string]func(*bed){
+		"copy": func(b *bed) {
+			b.ticks -= 2 // behind the port's tap, long before that of the bridge
+			b.drop("host", "NOMEM", "br_flood", 3, ours)
+			b.ticks += 100
+			b.see("host/br0", capture.Ingress, header(ours))
+		},
+		"other packet": func(b *bed) {
+			b.drop("host", "IP_INADDRERRORS", "ip6_forward", 4, ours)
+			b.in.Drops[0].Header.ICMPSeq++
+		},
+		"benign":    func(b *bed) { b.drop("host", "OTHERHOST", "ip6_rcv_core", 4, ours) },
+		"elsewhere": func(b *bed) { b.drop("", "IP_INADDRERRORS", "ip6_forward", 4, ours) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed()
+			b.sendOut()
+			drop(b)
+			if end := path.Join(b.in).Request.End; end.Drop != nil || end.Kind != path.Vanished {
+				t.Errorf("end %+v", end)
+			}
+		})
+	}
+}
+
+func TestKernelDropBeforeAnyInterface(t *testing.T) {
+	b := newBed()
+	b.drop("cnt01", "NOT_SPECIFIED", "dst_discard_out", 2, echo(containerAddr, targetAddr, false))
+	p := path.Join(b.in)
+	if p.Request.End.Kind != path.Vanished || p.Request.End.Drop == nil || p.Request.Packet == "" {
+		t.Fatalf("end %+v of %q", p.Request.End, p.Request.Packet)
+	}
+	if len(p.Request.Hops) != 1 || p.Request.Hops[0].NetNS != "cnt01" || p.Request.Hops[0].Interface != "eth0" {
+		t.Errorf("hops %+v", p.Request.Hops)
 	}
 }
 

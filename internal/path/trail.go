@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/skbdrop"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/nat"
 	"github.com/pathtrace/pathtrace/packet"
@@ -20,6 +21,8 @@ type trail struct {
 	// hits and flows are by namespace; hits in their sockets' order.
 	hits  map[string][]ruletrace.Hit
 	flows map[string][]nat.Event
+	// drops are in the order of time.
+	drops []skbdrop.Drop
 }
 
 // requestTrail finds the probe. NAT changes neither an echo's sequence number
@@ -50,6 +53,12 @@ func requestTrail(in *Input) trail {
 				return collect(in, sightings[first].Header, once(sightings, first))
 			}
 			return collect(in, h.Header, nil)
+		}
+	}
+	for i := range in.Drops {
+		d := &in.Drops[i]
+		if d.NetNS == in.Probe.NetNS && d.Header.Tuple.Source() == in.Probe.Tuple.Source() && isProbe(&d.Header, in.Probe) {
+			return collect(in, d.Header, nil)
 		}
 	}
 	return trail{seed: packet.Header{Tuple: in.Probe.Tuple}}
@@ -129,6 +138,11 @@ func replyTrail(in *Input, request *trail) (trail, AnswerKind) {
 				return collect(in, in.Hits[i].Header, nil), kind
 			}
 		}
+		for i := range in.Drops {
+			if kind := answers(&in.Drops[i].Header, in.Probe, request); kind != None && !skbdrop.Benign(in.Drops[i]) {
+				return collect(in, in.Drops[i].Header, nil), kind
+			}
+		}
 		return trail{}, None
 	}
 	// The first sighting of the same packet is the seed: where it came from.
@@ -185,7 +199,7 @@ func (t *trail) knows(tuple packet.Tuple) bool {
 	return slices.ContainsFunc(t.sightings, func(s capture.Sighting) bool { return s.Header.Tuple == tuple })
 }
 
-// collect gathers the rule hits and the conntrack events of the packet.
+// collect gathers the rule hits, the conntrack events and the drops of the packet.
 func collect(in *Input, seed packet.Header, sightings []capture.Sighting) trail {
 	t := trail{
 		seed:      seed,
@@ -203,6 +217,7 @@ func collect(in *Input, seed packet.Header, sightings []capture.Sighting) trail 
 			t.flows[e.Flow.NetNS] = append(t.flows[e.Flow.NetNS], e)
 		}
 	}
+	t.drops = t.dropsOf(in, sightings)
 	return t
 }
 

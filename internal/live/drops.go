@@ -1,0 +1,84 @@
+//go:build linux
+
+package live
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/pathtrace/pathtrace/internal/skbdrop"
+	"github.com/pathtrace/pathtrace/internal/topology"
+	"github.com/pathtrace/pathtrace/report"
+)
+
+// drops is the sensor of the kernel's own drops, one for all namespaces. What
+// it cannot see takes a reason away and proves nothing, so that a run without
+// it is as good as before.
+type drops struct {
+	sensor *skbdrop.Sensor // nil when it could not start
+	mu     sync.Mutex
+	err    error // why it is not ok
+}
+
+func openDrops(topo *topology.Snapshot, probes *probes, cfg *Config) *drops {
+	config := skbdrop.Config{Proto: probes.identity(0).Tuple.Proto, Namespaces: make(map[uint32]string)}
+	if probes.ping != nil {
+		config.Nonce = probes.ping.Nonce
+	}
+	for _, t := range probes.tcp {
+		config.Ports = append(config.Ports, t.Tuple().SrcPort)
+	}
+	for i := range topo.Namespaces {
+		config.Namespaces[uint32(topo.Namespaces[i].ID)] = topo.Namespaces[i].Name
+	}
+	cfg.Log("attach a BPF program to the tracepoint kfree_skb (removed by the kernel when pathtrace ends)")
+	d := &drops{}
+	d.sensor, d.err = skbdrop.Open(config)
+	return d
+}
+
+// start lets the sensor deliver to the collector until watch is done and it is
+// drained.
+func (d *drops) start(watch context.Context, sensing *sync.WaitGroup, to *collector) {
+	if d.sensor != nil {
+		sensing.Go(func() { d.fail(d.sensor.Run(watch, to.drop)) })
+	}
+}
+
+func (d *drops) fail(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err == nil {
+		d.err = err
+	}
+}
+
+func (d *drops) close() {
+	if d.sensor != nil {
+		d.fail(d.sensor.Close())
+	}
+}
+
+// describe is the sensor's line in the report.
+func (d *drops) describe() report.Sensor {
+	s := report.Sensor{Name: "kernel drops", State: "ok", Optional: true}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.sensor == nil {
+		s.State = "absent"
+	} else {
+		stats := d.sensor.Stats()
+		s.Received, s.Lost = stats.Received, stats.Lost
+		if stats.Lost > 0 {
+			s.State, s.Reason = "degraded", fmt.Sprintf("%d lost", stats.Lost)
+		}
+	}
+	if d.err != nil {
+		s.Reason = d.err.Error()
+		if d.sensor != nil {
+			s.State = "degraded"
+		}
+	}
+	return s
+}

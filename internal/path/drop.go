@@ -1,0 +1,109 @@
+package path
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/skbdrop"
+	"github.com/pathtrace/pathtrace/packet"
+	"github.com/pathtrace/pathtrace/report"
+)
+
+// clockError is how far the times of drops and of sightings may be apart
+// beside what lies between the events: they come from two clocks.
+const clockError = 10 * time.Microsecond
+
+// dropsOf finds the drops of a packet in the namespaces on the way, by time.
+// seen are its sightings with those of copies. Where only a copy was seen, only
+// a copy was dropped.
+func (t *trail) dropsOf(in *Input, seen []capture.Sighting) []skbdrop.Drop {
+	at := func(sightings []capture.Sighting, netns string) bool {
+		return slices.ContainsFunc(sightings, func(s capture.Sighting) bool { return s.Point.NetNS == netns })
+	}
+	var all []skbdrop.Drop
+	for _, d := range in.Drops {
+		if in.Topology.Namespace(d.NetNS) == nil || skbdrop.Benign(d) || at(seen, d.NetNS) && !at(t.sightings, d.NetNS) {
+			continue
+		}
+		switch t.seed.Compare(&d.Header) {
+		case packet.Same:
+		case packet.Compatible:
+			if !t.knows(d.Header.Tuple) {
+				continue
+			}
+		default:
+			continue
+		}
+		all = append(all, d)
+	}
+	slices.SortStableFunc(all, func(a, b skbdrop.Drop) int { return a.Time.Compare(b.Time) })
+	return all
+}
+
+// lastDrop is the drop of the packet in its last stay, after which nothing saw
+// it: the end of the packet, and not of a copy. It is nil when there is none.
+func (t *trail) lastDrop(v *visit) *skbdrop.Drop {
+	for i := len(t.drops) - 1; i >= 0; i-- {
+		d := &t.drops[i]
+		if n := len(v.sightings); d.NetNS == v.netns && (n == 0 || !d.Time.Before(v.sightings[n-1].Time.Add(-clockError))) {
+			return d
+		}
+	}
+	return nil
+}
+
+// dropped adds to a leg's end what the kernel said about it.
+func (j *joiner) dropped(leg *Leg, t *trail, v *visit) {
+	end := &leg.End
+	d := t.lastDrop(v)
+	if d == nil || end.Kind == Dropped && d.Reason != skbdrop.NetfilterDrop {
+		return
+	}
+	end.Drop = d
+	id := j.ledger.drop(d, j.interfaceName(d))
+	end.Evidence = append(slices.Clone(end.Evidence), id)
+	switch {
+	case end.Kind == Dropped:
+		return // the rule says it better
+	case end.Kind == Delivered && d.Reason == skbdrop.NoSocket:
+		return // it arrived, and nobody was there
+	case end.Kind == Delivered:
+		end.Kind, end.Next = Vanished, "a socket of "+end.NetNS
+	case end.Kind == Left:
+		end.Kind, end.Next = Vanished, "the other end of "+end.Interface
+	}
+	if len(leg.Hops) == 0 {
+		hop := j.origin(t, v.netns, nil)
+		hop.Interface, hop.Evidence = j.interfaceName(d), []string{id}
+		leg.Hops = append(leg.Hops, hop)
+	}
+	hop := &leg.Hops[len(leg.Hops)-1]
+	hop.Steps = append(hop.Steps, report.Step{Kind: "drop", Text: dropText(d), Confidence: report.Observed, Evidence: []string{id}})
+}
+
+func dropText(d *skbdrop.Drop) string {
+	if d.Function == "" {
+		return "by the kernel: " + d.Reason
+	}
+	return fmt.Sprintf("by the kernel: %s at %s", d.Reason, d.Function)
+}
+
+// interfaceName is the name of the interface that a dropped packet was at.
+func (j *joiner) interfaceName(d *skbdrop.Drop) string {
+	for _, link := range j.in.Topology.Namespace(d.NetNS).Links {
+		if link.Index == d.Interface {
+			return link.Name
+		}
+	}
+	return ""
+}
+
+func (l *ledger) drop(d *skbdrop.Drop, iface string) string {
+	if iface != "" {
+		iface = " at " + iface
+	}
+	return l.add("drop", d.NetNS, d.Time, fmt.Sprintf("%s%s: %s %s at %s",
+		d.Mechanism(), iface, d.Header.Tuple, Describe(&d.Header), d.Time.UTC().Format("15:04:05.000000000")))
+}
