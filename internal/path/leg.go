@@ -1,6 +1,7 @@
 package path
 
 import (
+	"math"
 	"slices"
 
 	"github.com/pathtrace/pathtrace/capture"
@@ -271,11 +272,31 @@ func (j *joiner) hitStage(h *ruletrace.Hit, v *visit) stage {
 		if bridge {
 			return stageBridgePostrouting
 		}
-		return stagePostrouting
+		return j.postrouting(v)
 	case ruletrace.EgressHook:
 		return stageNetdevEgress
 	}
 	return stageForward
+}
+
+// postrouting is the place of IP's postrouting in a stay. What br_netfilter
+// translated to go back to its own bridge leaves by the bridge first.
+func (j *joiner) postrouting(v *visit) stage {
+	if v == nil {
+		return stagePostrouting
+	}
+	bridge := func(s capture.Sighting) bool {
+		link := linkOf(s.Point, j.in.Topology)
+		return link != nil && link.Kind == "bridge"
+	}
+	at := slices.IndexFunc(v.sightings, bridge)
+	if at <= 0 || v.sightings[at].Direction == capture.Ingress || !j.bridgedIn(v, &v.sightings[0].Header) {
+		return stagePostrouting
+	}
+	if port := linkOf(v.sightings[0].Point, j.in.Topology); port.Bridge != v.sightings[at].Point.Interface {
+		return stagePostrouting
+	}
+	return stageBridgePostrouting
 }
 
 // bridgedIn reports whether a stay began at a bridge port in a namespace whose
@@ -333,6 +354,9 @@ func (j *joiner) conntrack(leg string, t *trail, v *visit, before []element) []e
 				continue
 			}
 			s.Text, at.stage = "NEW", stageConfirm
+			if j.postrouting(v) != stagePostrouting {
+				at.stage, at.priority = stageBridgePostrouting, math.MaxInt // at the end of postrouting
+			}
 		case e.Kind == nat.Existing && leg == "request":
 			s.Text, at.stage = "the flow is in the table; no event of its beginning was seen", stagePrerouting
 			s.Dull = false

@@ -893,3 +893,72 @@ func TestSYNIsFoundBehindTheSource(t *testing.T) {
 		t.Errorf("got %v, want the probe's SYN", describe(got))
 	}
 }
+
+// The source's kernel gives up on a neighbour and tells itself, on its loopback;
+// the request was not seen at all.
+func TestErrorAboutAnUnseenRequest(t *testing.T) {
+	b := newBed()
+	ns := b.in.Topology.Namespace("cnt01")
+	ns.Links = append(ns.Links, topology.Link{Index: 1, Name: "lo", Kind: "loopback", Role: capture.RoleLoopback})
+	failure := func(nonce string) packet.Header {
+		quoted := header(b.in.Probe.Tuple)
+		quoted.Payload = []byte(nonce)
+		return packet.Header{
+			Version: 6, PayloadLength: 112, Quoted: &quoted, TTL: 64,
+			Tuple: packet.Tuple{Proto: packet.ICMPv6, Src: netip.MustParseAddr(containerAddr), Dst: netip.MustParseAddr(containerAddr), ICMPType: 1, ICMPCode: 3},
+		}
+	}
+	b.see("cnt01/lo", capture.Egress, failure("somebody else's "))
+	b.see("cnt01/lo", capture.Ingress, failure("somebody else's "))
+	if got := path.Join(b.in).Answer; got.Kind != path.None {
+		t.Errorf("got answer %+v to somebody else", got)
+	}
+	b.see("cnt01/lo", capture.Egress, failure(string(nonce)))
+	b.see("cnt01/lo", capture.Ingress, failure(string(nonce)))
+	got := path.Join(b.in)
+	if got.Request.End.Kind != path.Unseen || got.Answer.Kind != path.Error || got.Answer.NetNS != "cnt01" || got.Reply.End.Kind != path.Delivered {
+		t.Errorf("got answer %+v, request %v, reply %v", got.Answer, describe(got.Request), describe(got.Reply))
+	}
+}
+
+// What br_netfilter translates to go back to its own bridge leaves by the
+// bridge before its source is translated.
+func TestHairpinOrder(t *testing.T) {
+	b := newBed()
+	translated := echo(containerAddr, "fd00::2", false)
+	b.see("cnt01/eth0", capture.Egress, header(b.in.Probe.Tuple))
+	b.see("host/veth0", capture.Ingress, header(b.in.Probe.Tuple), bridgeMAC)
+	b.hit("host", ruletrace.Prerouting, -100, "nat", ruletrace.Accept, b.in.Probe.Tuple, "dnat to fd00::2")
+	b.see("host/br0", capture.Egress, header(translated))
+	b.hit("host", ruletrace.Postrouting, 100, "nat", ruletrace.Accept, translated, "masquerade")
+	b.see("host/veth1", capture.Egress, header(echo(hostAddr, "fd00::2", false)))
+	b.event("host", nat.New, b.in.Probe.Tuple, echo("fd00::2", hostAddr, true))
+	want := []string{
+		"cnt01/eth0 egress " + containerAddr, "host/veth0 ingress " + containerAddr,
+		"  nat: destination " + targetAddr + " → fd00::2 [observed]",
+		"  route: not determined by the tables; it left by br0 [assumed]",
+		"host/br0 egress " + containerAddr,
+		"  nat: source " + containerAddr + " → " + hostAddr + " [observed]", "  conntrack: NEW [observed]",
+		"host/veth1 egress " + hostAddr, "end: vanished",
+	}
+	if diff := cmp.Diff(want, describe(path.Join(b.in).Request)); diff != "" {
+		t.Errorf("request (-want +got):\n%s", diff)
+	}
+}
+
+// The addresses of a translation are addresses, also where the id changed.
+func TestRewrittenID(t *testing.T) {
+	b := newBed()
+	b.sendOut()
+	b.hit("host", ruletrace.Postrouting, 100, "nat", ruletrace.Accept, b.in.Probe.Tuple, "masquerade fully-random")
+	after := echo(hostAddr, targetAddr, false)
+	after.ICMPID = 39
+	b.see("host/ens192", capture.Egress, header(after))
+	got := path.Join(b.in)
+	if tr := got.Translations; len(tr) != 1 || tr[0].From != containerAddr || tr[0].To != hostAddr {
+		t.Errorf("got %+v, want addresses without an id", tr)
+	}
+	if want, lines := "source "+containerAddr+" id 38 → "+hostAddr+" id 39", strings.Join(describe(got.Request), "\n"); !strings.Contains(lines, want) {
+		t.Errorf("the step does not say %q:\n%s", want, lines)
+	}
+}

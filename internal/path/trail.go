@@ -156,7 +156,7 @@ func replyTrail(in *Input, request *trail) (trail, AnswerKind) {
 func answers(h *packet.Header, p Probe, request *trail) AnswerKind {
 	switch {
 	case h.IsICMPError():
-		if h.Quoted != nil && !redirects(h) && quotes(h, request) {
+		if h.Quoted != nil && !redirects(h) && quotes(h, p, request) {
 			return Error
 		}
 	case h.Tuple.Proto != p.Tuple.Proto:
@@ -178,10 +178,20 @@ func answers(h *packet.Header, p Probe, request *trail) AnswerKind {
 
 func redirects(h *packet.Header) bool { return h.Tuple.Proto == packet.ICMP && h.Tuple.ICMPType == 5 }
 
-// quotes reports whether an ICMP error is about the request. The quote may be
-// as short as eight bytes, so the tuple decides where the content does not: it
-// is one that the request was seen with, since NAT translates quotes too.
-func quotes(h *packet.Header, request *trail) bool {
+// quotes reports whether an ICMP error is about the request, which may not have
+// been seen itself. The quote may be as short as eight bytes, so the tuple
+// decides where the content does not: it is one that the request was seen with,
+// since NAT translates quotes too.
+func quotes(h *packet.Header, p Probe, request *trail) bool {
+	unseen := request.seed.Version == 0
+	switch {
+	case p.Tuple.Proto.IsICMP() && isProbe(h.Quoted, p):
+		return true
+	case unseen && p.Tuple.Proto.IsICMP() && len(h.Quoted.Payload) > 0:
+		return false // another one of the same id
+	case unseen:
+		return request.knows(h.Quoted.Tuple)
+	}
 	switch h.Quotes(&request.seed) {
 	case packet.Same:
 		return true

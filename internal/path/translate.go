@@ -23,6 +23,8 @@ const (
 type change struct {
 	field    nat.Field
 	from, to string
+	// text is the change with the ICMP id where that changed too.
+	text string
 	// before and after are the whole tuples at both ends of the stay.
 	before, after packet.Tuple
 	// flow is the conntrack entry that did it, nil for stateless translation;
@@ -58,7 +60,7 @@ func (j *joiner) translate(leg string, t *trail, v *visit, all []element, origin
 		}
 	}
 	for _, c := range changes(before, after) {
-		c.derived = !slices.ContainsFunc(seen, func(s change) bool { return s.field == c.field && s.from == c.from && s.to == c.to })
+		c.derived = !slices.ContainsFunc(seen, func(s change) bool { return s.text == c.text })
 		if flow != nil && translates(&flow.Flow, c.field, reply) {
 			c.flow, c.reply = flow, reply
 		}
@@ -153,12 +155,13 @@ func changes(before, after packet.Tuple) []change {
 	var all []change
 	idChanged := before.ICMPID != after.ICMPID
 	add := func(field nat.Field, from, to string, addressChanged, carriesID bool) {
+		text := fmt.Sprintf("%s %s → %s", field, from, to)
 		if idChanged && carriesID {
-			from, to = fmt.Sprintf("%s id %d", from, before.ICMPID), fmt.Sprintf("%s id %d", to, after.ICMPID)
+			text = fmt.Sprintf("%s %s id %d → %s id %d", field, from, before.ICMPID, to, after.ICMPID)
 		} else if !addressChanged {
 			return
 		}
-		all = append(all, change{field: field, from: from, to: to, before: before, after: after})
+		all = append(all, change{field: field, from: from, to: to, text: text, before: before, after: after})
 	}
 	answer := isAnswer(before)
 	add(nat.Destination, before.Destination(), after.Destination(), before.Dst != after.Dst || before.DstPort != after.DstPort, answer)
@@ -209,7 +212,7 @@ func fieldOf(kind string, h *ruletrace.Hit) nat.Field {
 func (j *joiner) byRule(leg string, v *visit, c *change, s *step) {
 	kind, _ := s.hit.Rule.Translation()
 	s.Kind, s.Dull, s.before, s.after = "nat", false, c.before, c.after
-	s.Text = fmt.Sprintf("%s %s → %s", c.field, c.from, c.to)
+	s.Text = c.text
 	s.Evidence = append(s.Evidence, j.proof(v, c)...)
 	if leg == "request" || c.flow == nil {
 		j.translations = append(j.translations, report.Translation{
@@ -223,9 +226,9 @@ func (j *joiner) byRule(leg string, v *visit, c *change, s *step) {
 // flow, an answer, or translation without state.
 func (j *joiner) withoutRule(leg string, v *visit, c *change) element {
 	s := &step{before: c.before, after: c.after, Step: report.Step{
-		Kind: "nat", Text: fmt.Sprintf("%s %s → %s", c.field, c.from, c.to), Confidence: report.Observed, Evidence: j.proof(v, c),
+		Kind: "nat", Text: c.text, Confidence: report.Observed, Evidence: j.proof(v, c),
 	}}
-	e := element{step: s, stage: stagePostrouting, priority: sourceNAT}
+	e := element{step: s, stage: j.postrouting(v), priority: sourceNAT}
 	hook := ruletrace.Postrouting
 	switch {
 	case c.field == nat.Source && !leaves(v) && j.in.Topology.Namespace(v.netns).Local(c.after.Dst) != nil:
@@ -281,7 +284,7 @@ func (j *joiner) firstRule(c *change, netns string, s *step, known *report.Trans
 		}
 		if kind, ok := h.Rule.Translation(); ok && fieldOf(kind, h) == c.field {
 			s.Rule, s.Confidence = Rule(h.Rule), report.Reconstructed
-			s.Text = fmt.Sprintf("%s %s → %s (the flow's first packet met the rule)", c.field, c.from, c.to)
+			s.Text = c.text + " (the flow's first packet met the rule)"
 			known.Kind, known.Rule, known.Confidence = kind, s.Rule, report.Reconstructed
 			return
 		}
