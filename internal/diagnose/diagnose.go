@@ -23,6 +23,7 @@ const (
 	FilterPolicyDrop = "FILTER_POLICY_DROP"
 	FilterRejected   = "FILTER_REJECTED"
 	BridgeFiltered   = "BRIDGE_FILTERED"
+	IngressFiltered  = "INGRESS_FILTERED"
 	Queued           = "QUEUED"
 	NoDefaultRoute   = "NO_DEFAULT_ROUTE"
 	NoRoute          = "NO_ROUTE"

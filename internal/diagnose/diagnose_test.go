@@ -210,3 +210,14 @@ func TestReversePathFilter(t *testing.T) {
 		t.Errorf("got %+v, want the reverse path filter", v)
 	}
 }
+
+func TestFamilyOfTheRule(t *testing.T) {
+	for family, want := range map[string]string{
+		"ip": diagnose.FilterDrop, "bridge": diagnose.BridgeFiltered, "netdev": diagnose.IngressFiltered,
+	} {
+		p := path.Path{Request: path.Leg{End: dropped(report.Rule{Backend: "nft", Family: family, Table: "t", Chain: "c", Handle: 7}, request)}}
+		if v := judge(&p).Verdict; v.Code != want {
+			t.Errorf("a rule of family %s: got %s, want %s", family, v.Code, want)
+		}
+	}
+}

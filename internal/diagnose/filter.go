@@ -38,7 +38,10 @@ func filtered(in *Input, leg string, l *path.Leg) report.Verdict {
 	default:
 		v.Summary = fmt.Sprintf("%s was dropped %s by a rule of chain %s.", what, place, chain)
 	}
-	if end.Rule.Family == "bridge" || end.Bridged {
+	switch {
+	case end.Rule.Family == "netdev":
+		v.Code = IngressFiltered
+	case end.Rule.Family == "bridge" || end.Bridged:
 		v.Code = BridgeFiltered
 	}
 	if leg == "request" && in.Path.Request.First != nil && in.Path.Reply.Last != nil {

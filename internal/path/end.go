@@ -157,10 +157,8 @@ func queued(all []element) *step {
 // so where it went, was not seen. It is nil otherwise.
 func diverted(all []element) *step {
 	for i := len(all) - 1; i >= 0; i-- {
-		if s := all[i].step; s != nil && s.hit != nil && s.Kind != "nat" {
-			if kind, ok := s.hit.Rule.Translation(); ok && fieldOf(kind, s.hit) == nat.Destination {
-				return s
-			}
+		if s := all[i].step; s != nil && s.hit != nil && s.Kind != "nat" && rewrites(s.hit, nat.Destination) {
+			return s
 		}
 		if _, seen := all[i].tuple(); seen {
 			return nil

@@ -182,30 +182,34 @@ func ruleOf(field nat.Field, all []element) *step {
 		if s == nil || s.hit == nil || s.hit.Kind != ruletrace.HitRule || s.Kind == "nat" {
 			continue
 		}
-		if kind, ok := s.hit.Rule.Translation(); ok && fieldOf(kind, s.hit) == field && s.hit.Verdict != ruletrace.Drop {
+		if rewrites(s.hit, field) && s.hit.Verdict != ruletrace.Drop {
 			return s
 		}
 	}
 	return nil
 }
 
-// fieldOf says which field a translating rule rewrites.
-func fieldOf(kind string, h *ruletrace.Hit) nat.Field {
+// rewrites reports whether the hit of a translating rule rewrites a field.
+func rewrites(h *ruletrace.Hit, field nat.Field) bool {
+	kind, ok := h.Rule.Translation()
+	if !ok {
+		return false
+	}
+	source := h.Hook == ruletrace.Postrouting || h.Hook == ruletrace.Input
 	switch kind {
 	case "masquerade", "snat":
-		return nat.Source
+		source = true
 	case "dnat", "redirect":
-		return nat.Destination
+		source = false
 	case "nptv6":
-		if strings.Contains(h.Rule.Text, "DNPT") {
-			return nat.Destination
+		source = !strings.Contains(h.Rule.Text, "DNPT")
+	case "stateless": // one rule may set both
+		if field == nat.Source {
+			return strings.Contains(h.Rule.Text, " saddr set ") || strings.Contains(h.Rule.Text, " sport set ")
 		}
-		return nat.Source
+		return strings.Contains(h.Rule.Text, " daddr set ") || strings.Contains(h.Rule.Text, " dport set ")
 	}
-	if h.Hook == ruletrace.Postrouting || h.Hook == ruletrace.Input {
-		return nat.Source
-	}
-	return nat.Destination
+	return source == (field == nat.Source)
 }
 
 // byRule turns the hit of a translating rule into the step that says so.
@@ -282,7 +286,7 @@ func (j *joiner) firstRule(c *change, netns string, s *step, known *report.Trans
 		if _, ok := c.flow.Flow.Matches(h.Header.Tuple); !ok {
 			continue
 		}
-		if kind, ok := h.Rule.Translation(); ok && fieldOf(kind, h) == c.field {
+		if kind, _ := h.Rule.Translation(); rewrites(h, c.field) {
 			s.Rule, s.Confidence = Rule(h.Rule), report.Reconstructed
 			s.Text = c.text + " (the flow's first packet met the rule)"
 			known.Kind, known.Rule, known.Confidence = kind, s.Rule, report.Reconstructed
