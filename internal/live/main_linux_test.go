@@ -1,8 +1,11 @@
 package live_test
 
 import (
+	"flag"
 	"fmt"
 	"os"
+	"runtime"
+	"strconv"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -23,6 +26,10 @@ func TestMain(m *testing.M) {
 	ruletrace.GuardMain()
 	if os.Getenv(asProgram) != "" {
 		os.Exit(cli.Main(os.Args[1:]))
+	}
+	// Most of the time tests wait, for the kernel or for programs.
+	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
+		panic(err) // the flag is the testing package's
 	}
 	os.Exit(lab.Main(func() int {
 		status := m.Run()
