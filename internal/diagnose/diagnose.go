@@ -369,10 +369,9 @@ func requestEnded(in *Input) report.Verdict {
 	return v
 }
 
-// unseen judges a probe that no sensor saw: that it was not sent follows from
-// sensors that were alive.
+// unseen judges a probe that no sensor saw. No evidence speaks for that.
 func unseen(in *Input) report.Verdict {
-	v := report.Verdict{Outcome: report.Unsent, Leg: "request", Code: NotSeen, NetNS: in.Probe.NetNS, Confidence: report.Reconstructed}
+	v := report.Verdict{Outcome: report.Unsent, Leg: "request", Code: NotSeen, NetNS: in.Probe.NetNS, Confidence: report.Assumed}
 	source := in.Topology.Namespace(in.Probe.NetNS)
 	way := source.Lookup(topology.Query{Source: in.Probe.Tuple.Src, Target: in.Topology.Target, Egress: in.Topology.Zone})
 	switch {

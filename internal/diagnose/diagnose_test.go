@@ -174,8 +174,8 @@ func TestNoRouteIsSaidOnlyWhenSure(t *testing.T) {
 	policy := func(p ...topology.Policy) func(*diagnose.Input) {
 		return func(in *diagnose.Input) { in.Topology.Namespace("cnt01").Policy = p }
 	}
-	if v := judge(&unseen, policy()).Verdict; v.Code != diagnose.NoDefaultRoute {
-		t.Errorf("without a route: got %s", v.Code)
+	if v := judge(&unseen, policy()).Verdict; v.Code != diagnose.NoDefaultRoute || v.Confidence != report.Assumed {
+		t.Errorf("without a route: got %s, %s", v.Code, v.Confidence)
 	}
 	prohibit := topology.Policy{Action: "prohibit", SuppressPrefix: -1, SuppressGroup: -1}
 	if v := judge(&unseen, policy(prohibit)).Verdict; v.Code != diagnose.NotSeen {
