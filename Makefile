@@ -51,7 +51,7 @@ BENCH ?= .
 .PHONY: bench
 bench: build tools
 	@stat --format '%n has %s bytes' build/pathtrace
-	go test -run '^$$' -bench '$(BENCH)' $(TESTFLAGS) ./...
+	go test -run '^$$' -bench '$(BENCH)' -timeout 1h $(TESTFLAGS) ./...
 
 # make fuzz: each fuzz target for FUZZTIME
 FUZZTIME ?= 20s
