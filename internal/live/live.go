@@ -110,7 +110,10 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 			s.fail(sensorCapture, errTooMany)
 		}
 	}
-	r.close()
+	var ending sync.WaitGroup
+	ending.Go(r.close)
+	ending.Go(r.resolve)
+	ending.Wait()
 	return r.report(started, tries), nil
 }
 
@@ -308,7 +311,6 @@ func (r *run) closeResolvers() {
 
 // report explains the first try that failed, or else the first.
 func (r *run) report(started time.Time, tries []try) *report.Report {
-	r.resolve()
 	for i := range tries {
 		t := &tries[i]
 		t.path = r.join(t.probe)
