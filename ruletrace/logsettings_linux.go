@@ -193,6 +193,15 @@ func (s *logSettings) describe() string {
 	return b.String()
 }
 
+// abandon is Close for settings that were not changed: what they say by now is
+// somebody else's doing.
+func (s *logSettings) abandon() error {
+	s.mu.Lock()
+	s.restored = true
+	s.mu.Unlock()
+	return s.Close()
+}
+
 // Close restores, dismisses the guard and removes the journal.
 func (s *logSettings) Close() error {
 	var err error

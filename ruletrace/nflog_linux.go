@@ -124,6 +124,10 @@ func OpenNFLog(cfg NFLogConfig) (_ *NFLog, err error) {
 	if n.logs, err = openLogSettings(cfg, socket); err != nil {
 		return nil, fail(err)
 	}
+	if busy := groupHolder(cfg); busy != nil {
+		// What was read may be what somebody else has set meanwhile.
+		return nil, errors.Join(busy, n.logs.abandon())
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	n.stop = stop
 	if err := n.nf.RegisterWithErrorFunc(ctx, n.onMessage, n.onError); err != nil {
@@ -133,7 +137,7 @@ func OpenNFLog(cfg NFLogConfig) (_ *NFLog, err error) {
 		} else {
 			err = fail(err)
 		}
-		return nil, errors.Join(err, n.logs.Close())
+		return nil, errors.Join(err, n.logs.abandon())
 	}
 	// The group is ours, and with it the settings.
 	if err := n.logs.point(); err != nil {
