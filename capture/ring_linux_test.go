@@ -581,8 +581,9 @@ func TestRingVLAN(t *testing.T) {
 	rings := []*Ring{open(t, RingConfig{NetNS: sender, Selector: selector}), open(t, RingConfig{NetNS: receiver, Selector: selector})}
 	inject(t, sender, "eth0", corpus(t)["vlan"])
 	for i, r := range rings {
-		got := until(t, r, func(s Sighting) bool { return s.Header.Tuple.SrcPort == 1 })
-		if s := got[len(got)-1]; !slices.Equal(s.Header.VLANs, []uint16{5}) || s.Direction != []Direction{Egress, Ingress}[i] {
+		ours := func(s Sighting) bool { return s.Header.Tuple.SrcPort == 1 }
+		got := until(t, r, ours)
+		if s := got[slices.IndexFunc(got, ours)]; !slices.Equal(s.Header.VLANs, []uint16{5}) || s.Direction != []Direction{Egress, Ingress}[i] {
 			t.Errorf("%s: VLANs %v", s.Direction, s.Header.VLANs)
 		}
 	}
