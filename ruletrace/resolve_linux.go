@@ -47,7 +47,8 @@ type Resolver struct {
 	generation uint32
 	chains     []chain
 	contents   map[chainKey]*content
-	iptables   map[string]saved // by family and table
+	listed     map[chainKey]bool // tables that list was tried for
+	iptables   map[string]saved  // by family and table
 	legacy     map[string]saved
 }
 
@@ -178,7 +179,7 @@ func (r *Resolver) refresh() error {
 			return nil
 		}
 		r.generation = now
-		r.contents, r.iptables = map[chainKey]*content{}, map[string]saved{}
+		r.contents, r.listed, r.iptables = map[chainKey]*content{}, map[chainKey]bool{}, map[string]saved{}
 		if r.chains, err = dumpChains(r.conn); err != nil {
 			return fmt.Errorf("read the ruleset of %s: %w", r.name, err)
 		}
@@ -379,9 +380,20 @@ func (r *Resolver) content(key chainKey) (*content, error) {
 	return c, nil
 }
 
+// A table with no more than this is listed as a whole: nft takes longer to
+// start than to list it.
+const (
+	smallTableChains = 64
+	smallTableRules  = 256
+)
+
 // list asks nft for the texts of a chain.
 func (r *Resolver) list(ctx context.Context, key chainKey, c *content) {
 	if c.texts != nil || c.err != nil {
+		return
+	}
+	r.listTable(ctx, key)
+	if c.texts != nil {
 		return
 	}
 	// -a: with handles; -s: without counters and other state, which are not
@@ -393,22 +405,62 @@ func (r *Resolver) list(ctx context.Context, key chainKey, c *content) {
 		}
 		return
 	}
-	texts := map[uint64]string{}
 	for _, listed := range parseList(text) {
-		if listed.name != key.chain || len(listed.rules) != len(c.rules) {
-			continue
-		}
-		for i, rule := range listed.rules {
-			// The order is checked too: a comment is anybody's text, and could
-			// look like a handle.
-			if rule.handle == c.rules[i].handle {
-				texts[rule.handle] = rule.text
-			}
+		if listed.name == key.chain {
+			c.take(listed)
 		}
 	}
-	if len(texts) != len(c.rules) {
+	if c.texts == nil {
 		c.err = errors.New("its list does not agree with the kernel's")
+	}
+}
+
+// listTable asks nft once for the texts of all chains of a chain's table when
+// it is small: the packet has probably met several of them. What fails is left
+// to list.
+func (r *Resolver) listTable(ctx context.Context, key chainKey) {
+	table := chainKey{family: key.family, table: key.table}
+	if r.listed[table] {
 		return
+	}
+	r.listed[table] = true
+	chains := 0
+	for _, ch := range r.chains {
+		if ch.family == key.family && ch.table == key.table {
+			chains++
+		}
+	}
+	if chains > smallTableChains {
+		return
+	}
+	rules, err := dumpRules(r.conn, familyNumber(key.family), key.table, "")
+	if err != nil || len(rules) > smallTableRules {
+		return
+	}
+	text, err := r.run(ctx, "nft", "-a", "-s", "list", "table", key.family, key.table)
+	if err != nil {
+		return
+	}
+	for _, listed := range parseList(text) {
+		if c, err := r.content(chainKey{key.family, key.table, listed.name}); err == nil && c.texts == nil {
+			c.take(listed)
+		}
+	}
+}
+
+// take takes over the texts of a chain if the list agrees with the kernel's.
+func (c *content) take(listed listedChain) {
+	if len(listed.rules) != len(c.rules) {
+		return
+	}
+	texts := map[uint64]string{}
+	for i, rule := range listed.rules {
+		// The order is checked too: a comment is anybody's text, and could
+		// look like a handle.
+		if rule.handle != c.rules[i].handle {
+			return
+		}
+		texts[rule.handle] = rule.text
 	}
 	c.texts = texts
 }

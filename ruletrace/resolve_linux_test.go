@@ -464,6 +464,39 @@ func TestResolveFollowsChanges(t *testing.T) {
 	}
 }
 
+// TestResolveSmallTable counts how often nft is started for the rules of two
+// chains: once where their table is small, otherwise for each chain.
+func TestResolveSmallTable(t *testing.T) {
+	for _, test := range []struct{ rules, starts int }{{smallTableRules - 2, 1}, {smallTableRules - 1, 2}} {
+		t.Run(strconv.Itoa(test.rules), func(t *testing.T) {
+			s := newSpace(t)
+			s.nft("table ip t {\n chain a {\n tcp dport 1 drop\n }\n chain b {\n tcp dport 2 drop\n }\n chain rest {\n" +
+				strings.Repeat(" tcp dport 3 drop\n", test.rules) + " }\n}")
+			r := s.resolver("x")
+			starts, look := 0, r.look
+			r.look = func(tool string) (string, error) {
+				starts++
+				return look(tool)
+			}
+			handles := strings.Fields(s.tool("sh", "-c", `nft -a list table ip t | sed -n 's/.* dport [12] drop # handle //p'`))
+			for i, chain := range []string{"a", "b"} {
+				handle, err := strconv.ParseUint(handles[i], 10, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				hit := Hit{Kind: HitRule, Rule: Rule{Family: "ip", Table: "t", Chain: chain, Handle: handle}}
+				err = r.Resolve(context.Background(), &hit)
+				if want := fmt.Sprintf("tcp dport %d drop", i+1); err != nil || hit.Rule.Text != want {
+					t.Errorf("%q, %v; want %q", hit.Rule.Text, err, want)
+				}
+			}
+			if starts != test.starts {
+				t.Errorf("nft was started %d times, want %d", starts, test.starts)
+			}
+		})
+	}
+}
+
 // TestResolveHostileNames: the kernel takes any name, and nft parses its
 // arguments as one text.
 func TestResolveHostileNames(t *testing.T) {

@@ -154,11 +154,12 @@ func dumpChains(c *netlink.Conn) ([]chain, error) {
 	return chains, nil
 }
 
-// dumpRules lists the rules of a chain in their order.
+// dumpRules lists the rules of a chain in their order, or of all chains of a
+// table when chain is empty.
 func dumpRules(c *netlink.Conn, family uint8, table, chain string) ([]rule, error) {
-	filter := []netlink.Attribute{
-		{Type: unix.NFTA_RULE_TABLE, Data: []byte(table + "\x00")},
-		{Type: unix.NFTA_RULE_CHAIN, Data: []byte(chain + "\x00")},
+	filter := []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(table + "\x00")}}
+	if chain != "" {
+		filter = append(filter, netlink.Attribute{Type: unix.NFTA_RULE_CHAIN, Data: []byte(chain + "\x00")})
 	}
 	var rules []rule
 	err := consistently(func() (bool, error) {
