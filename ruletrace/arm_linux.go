@@ -13,8 +13,6 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
-	vishnetlink "github.com/vishvananda/netlink"
-	vishnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/pathtrace/pathtrace/internal/netns"
@@ -72,10 +70,10 @@ var armings atomic.Uint32
 // Arm adds the tables that set nftrace for the flow: one of the flow's family
 // with stateless chains below every base chain in prerouting and output, and,
 // where connection tracking is on already, chains at -199 that match
-// conntrack's original tuple; and where bridges are, one of family bridge with
-// a chain in prerouting (a frame that leaves by a bridge was marked on its way
-// in, or in output). nftables and legacy tables both look at the mark, in
-// every later hook of the namespace.
+// conntrack's original tuple; and where others have chains of family bridge,
+// one of that family with a chain in prerouting (a frame that leaves by a bridge
+// was marked on its way in, or in output). nftables and legacy tables both look
+// at the mark, in every later hook of the namespace.
 //
 // An arming changes no packet's fate: its chains accept, which ends only the
 // chain itself. Everything is in place when Arm returns. Errors are
@@ -88,10 +86,6 @@ func Arm(cfg ArmConfig) (*Arming, error) {
 	}
 	if cfg.Budget <= 0 {
 		cfg.Budget = DefaultBudget
-	}
-	hasBridges, err := bridges(cfg.NetNS)
-	if err != nil {
-		return nil, a.classify(err)
 	}
 
 	// The library sends table flags as 0, so the tables are made on its socket
@@ -109,7 +103,7 @@ func Arm(cfg ArmConfig) (*Arming, error) {
 			table:  nftables.Table{Family: nftables.TableFamily(familyNumber(family))},
 			chains: statelessChains(cfg, lowest(chains, family), Prerouting, Output),
 		}}
-		if hasBridges {
+		if slices.ContainsFunc(chains, func(ch chain) bool { return ch.family == "bridge" && ch.base && !ch.owned }) {
 			tables = append(tables, part{
 				table:  nftables.Table{Family: nftables.TableFamilyBridge},
 				chains: statelessChains(cfg, lowest(chains, "bridge"), Prerouting),
@@ -139,6 +133,7 @@ func Arm(cfg ArmConfig) (*Arming, error) {
 		}
 		return nil
 	}
+	var err error
 	a.conn, err = nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(cfg.NetNS.FD()),
 		nftables.WithSockOptions(setUp))
 	if err != nil {
@@ -213,20 +208,6 @@ func (a *Arming) classify(err error) error {
 		return &NotSupportedError{Feature: "the nftables rules of the trace (nf_tables of the flow's family, with payload, meta, limit and ct)", Err: err}
 	}
 	return fmt.Errorf("arm %s: %w", a.name, err)
-}
-
-// bridges reports whether the namespace has a bridge.
-func bridges(ns *netns.NS) (bool, error) {
-	h, err := vishnetlink.NewHandleAt(vishnetns.NsHandle(ns.FD()), unix.NETLINK_ROUTE)
-	if err != nil {
-		return false, fmt.Errorf("open route socket: %w", err)
-	}
-	defer h.Close()
-	links, err := h.LinkList()
-	if err != nil && !errors.Is(err, vishnetlink.ErrDumpInterrupted) {
-		return false, fmt.Errorf("list links: %w", err)
-	}
-	return slices.ContainsFunc(links, func(l vishnetlink.Link) bool { return l.Type() == "bridge" }), nil
 }
 
 // lowest returns the priority of the stateless chains: one below every base
@@ -314,13 +295,16 @@ func statelessChains(cfg ArmConfig, priority int, hooks ...Hook) []armingChain {
 	tight, loose := f.selectors()
 	l := limited(cfg.Budget, "", tight, loose)
 	for _, p := range f.protocols() {
-		part := armingChain{name: p.String()}
+		var rules []selector
+		for _, s := range f.others(p) {
+			rules = append(rules, s.and(accept))
+		}
 		for _, r := range l.rules {
 			if r.proto == p {
-				part.rules = append(part.rules, r)
+				rules = append(rules, r)
 			}
 		}
-		l.chains = append(l.chains, part)
+		l.chains = append(l.chains, gated(p.String(), rules)...)
 	}
 	var entry []selector
 	for _, p := range f.protocols() {
@@ -346,6 +330,28 @@ func conntrackChains(cfg ArmConfig) []armingChain {
 		entry = append(entry, ofProto(p).and(jump(prefix+"flow")))
 	}
 	return l.hooked(prefix, conntrackPriority, entry, []Hook{Prerouting, Output})
+}
+
+// gated returns a chain of rules, after the chains of those that have a
+// gate.
+func gated(name string, rules []selector) []armingChain {
+	main := armingChain{name: name}
+	var chains []armingChain
+	for _, r := range rules {
+		if r.gate == nil {
+			main.rules = append(main.rules, r)
+			continue
+		}
+		behind := name + "-" + r.gate.name
+		at := slices.IndexFunc(chains, func(ch armingChain) bool { return ch.name == behind })
+		if at < 0 {
+			at = len(chains)
+			chains = append(chains, armingChain{name: behind})
+			main.rules = append(main.rules, r.gate.and(jump(behind)))
+		}
+		chains[at].rules = append(chains[at].rules, r)
+	}
+	return append(chains, main)
 }
 
 // limits are chains that hold the budgets, and the rules that go to them. All

@@ -54,6 +54,7 @@ func TestMatch(t *testing.T) {
 		{"short error about TCP", echo4, ipv4Packet(1, other, clientAddr, 0, icmpMessage(11, 0, 0, ipv4Packet(6, clientAddr, serverAddr, 0, icmpMessage(8, 0, 7))...)), false},
 		{"later fragment", echo4, ipv4Packet(1, other, serverAddr, 100, wrong), true},
 		{"later fragment of others", echo4, ipv4Packet(1, other, other, 100, wrong), false},
+		{"later fragment like a stranger's echo", echo4, ipv4Packet(1, other, serverAddr, 100, icmpMessage(8, 0, 8, wrong...)), true},
 		{"TCP to the target", echo4, ipv4Packet(6, clientAddr, serverAddr, 0, tcpSegment(4000, 443, syn)), false},
 		{"echo without a nonce", bare4, ipv4Packet(1, other, serverAddr, 0, icmpMessage(8, 0, 7, wrong...)), true},
 		{"reply without a nonce", bare4, ipv4Packet(1, serverAddr, other, 0, icmpMessage(0, 0, 7, wrong...)), true},
@@ -65,6 +66,7 @@ func TestMatch(t *testing.T) {
 		{"IPv6 error with another nonce", echo6, ipv6Packet(58, other6, other6, icmpMessage(1, 1, 0, ipv6Packet(58, other6, other6, icmpMessage(128, 0, 99, wrong...))...)), false},
 		{"IPv6 later fragment", echo6, ipv6Packet(44, other6, serverAddr6, append([]byte{58, 0, 0x01, 0x00, 0, 0, 0, 9}, wrong...)), true},
 		{"IPv6 later fragment of others", echo6, ipv6Packet(44, other6, other6, append([]byte{58, 0, 0x01, 0x00, 0, 0, 0, 9}, wrong...)), false},
+		{"IPv6 later fragment like a stranger's echo", echo6, ipv6Packet(44, other6, serverAddr6, append([]byte{58, 0, 0x01, 0x00, 0, 0, 0, 9}, icmpMessage(128, 0, 8, wrong...)...)), true},
 		{"IPv6 first fragment", echo6, ipv6Packet(44, other6, other6, append([]byte{58, 0, 0x00, 0x01, 0, 0, 0, 9}, icmpMessage(128, 0, 99, nonce...)...)), true},
 
 		{"TCP", tcp4, ipv4Packet(6, clientAddr, serverAddr, 0, tcpSegment(4000, 443, ack)), true},
@@ -77,6 +79,7 @@ func TestMatch(t *testing.T) {
 		{"RST, SNAT to another port", tcp4, ipv4Packet(6, serverAddr, other, 0, tcpSegment(443, 5000, rst)), true},
 		{"data, SNAT to another port", tcp4, ipv4Packet(6, other, serverAddr, 0, tcpSegment(5000, 443, ack)), false},
 		{"another service", tcp4, ipv4Packet(6, other, serverAddr, 0, tcpSegment(5000, 80, syn)), false},
+		{"later fragment like a stranger's segment", tcp4, ipv4Packet(6, other, serverAddr, 100, tcpSegment(1, 2, ack)), true},
 		{"UDP with these ports", tcp4, ipv4Packet(17, clientAddr, serverAddr, 0, udpDatagram(4000, 443)), false},
 		{"error about TCP", tcp4, ipv4Packet(1, other, clientAddr, 0, icmpMessage(3, 13, 0, ipv4Packet(6, clientAddr, serverAddr, 0, tcpSegment(4000, 443, syn))...)), true},
 		{"error about TCP, port translated", tcp4, ipv4Packet(1, other, other, 0, icmpMessage(3, 4, 0, ipv4Packet(6, other, serverAddr, 0, tcpSegment(5000, 443, ack))...)), true},

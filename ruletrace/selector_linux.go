@@ -18,13 +18,28 @@ type selector struct {
 	// proto is the transport protocol that it is about; the chain that asks
 	// for the protocol once, before all its selectors, is made from it.
 	proto packet.Proto
+	// gate is what all selectors of one kind need first, nil for nothing: it
+	// is asked once, and only who passes meets those selectors.
+	gate  *gate
 	text  string
 	exprs []expr.Any
 }
 
+// gate is the common first part of selectors. Its name tells it from others.
+type gate struct {
+	name string
+	selector
+}
+
+// behind returns the selector with a gate before it.
+func (s selector) behind(name string, first selector) selector {
+	s.gate = &gate{name, first}
+	return s
+}
+
 // and returns the selector that needs both.
 func (s selector) and(others ...selector) selector {
-	both := selector{proto: s.proto, exprs: append([]expr.Any(nil), s.exprs...)}
+	both := selector{proto: s.proto, gate: s.gate, exprs: append([]expr.Any(nil), s.exprs...)}
 	texts := make([]string, 0, 1+len(others))
 	if s.text != "" {
 		texts = append(texts, s.text)
@@ -148,17 +163,17 @@ const quoteAt = 8
 // icmpError matches ICMP errors that quote a packet of protocol p without IP
 // options.
 func (f flow) icmpError(p packet.Proto) selector {
-	s := proto(f.icmp)
+	var s selector
 	if f.icmp == packet.ICMP {
 		// 3, 4, 5, 11 and 12 are the errors (RFC 792); those between quote
 		// nothing that the selectors could take for the flow.
-		s = s.and(field("th", 0, expr.CmpOpGte, []byte{3}), field("th", 0, expr.CmpOpLte, []byte{12}),
+		s = field("th", 0, expr.CmpOpGte, []byte{3}).and(field("th", 0, expr.CmpOpLte, []byte{12}),
 			field("th", 0, expr.CmpOpNeq, []byte{packet.EchoRequest}),
 			field("th", quoteAt, expr.CmpOpEq, []byte{0x45}))
 	} else {
-		s = s.and(field("th", 0, expr.CmpOpLt, []byte{packet.EchoRequestV6}))
+		s = field("th", 0, expr.CmpOpLt, []byte{packet.EchoRequestV6})
 	}
-	return s.and(field("th", quoteAt+f.protoAt, expr.CmpOpEq, []byte{byte(p)}))
+	return proto(f.icmp).behind("error", s.and(field("th", quoteAt+f.protoAt, expr.CmpOpEq, []byte{byte(p)})))
 }
 
 // quoted compares bytes of the quoted packet's transport header.
@@ -188,10 +203,49 @@ func (f flow) selectors() (tight, loose []selector) {
 	return tight, loose
 }
 
+// others match packets of a protocol that no selector on the packet alone is
+// for: whole ones, by a few words of their transport header.
+func (f flow) others(p packet.Proto) []selector {
+	switch {
+	case p != f.Proto:
+		return nil // the gate of errors does as much
+	case p.IsICMP():
+		kind := field("th", 0, expr.CmpOpGte, []byte{packet.EchoRequestV6})
+		if p == packet.ICMP {
+			kind = masked("@th,0,8", transport(0, 1), []byte{^byte(packet.EchoRequest)}, expr.CmpOpEq) // 0 is the reply
+		}
+		if len(f.Nonce) == NonceBytes {
+			return []selector{f.whole(p).and(kind, field("th", dataAt, expr.CmpOpNeq, f.Nonce[:4]))}
+		}
+		return []selector{f.whole(p).and(kind, field("th", idAt, expr.CmpOpNeq, port(f.ICMPID)))}
+	case f.TargetPort == 0:
+		return nil
+	}
+	s := f.whole(p)
+	for _, n := range []uint16{f.TargetPort, f.SourcePort} {
+		if n != 0 {
+			s = s.and(field("th", 0, expr.CmpOpNeq, port(n)), field("th", 2, expr.CmpOpNeq, port(n)))
+		}
+	}
+	return []selector{s}
+}
+
+// whole matches packets of a protocol that are no later fragments, where the
+// kernel may take any bytes for a transport header. Of IPv6 it leaves out those
+// with extension headers.
+func (f flow) whole(p packet.Proto) selector {
+	if f.icmp == packet.ICMP {
+		return f.laterFragment(expr.CmpOpEq)
+	}
+	return field("nh", f.protoAt, expr.CmpOpEq, []byte{byte(p)})
+}
+
+// Where an ICMP echo has its identifier and its data.
+const idAt, dataAt = 4, 8
+
 // echoSelectors match an ICMP echo, its reply, and errors about either.
 func (f flow) echoSelectors() []selector {
 	var list []selector
-	const idAt, dataAt = 4, 8
 	quote := f.icmpError(f.icmp)
 	if len(f.Nonce) == NonceBytes {
 		list = append(list,
@@ -264,26 +318,19 @@ func (f flow) targetSelectors(handshake bool) []selector {
 // handshakeFlags matches TCP packets that have SYN or RST.
 func handshakeFlags() selector {
 	const flagsAt = 13
-	return masked("@th,104,8", &expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseTransportHeader, Offset: flagsAt, Len: 1},
-		[]byte{byte(packet.SYN | packet.RST)})
+	return masked("@th,104,8", transport(flagsAt, 1), []byte{byte(packet.SYN | packet.RST)}, expr.CmpOpNeq)
+}
+
+// transport loads bytes of the transport header.
+func transport(at, length uint32) expr.Any {
+	return &expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseTransportHeader, Offset: at, Len: length}
 }
 
 // fragmentSelectors match the later fragments of packets from or to one of the
 // ends. The first fragment has what the other selectors look at. Where
 // connection tracking is on there are none here: it reassembles at -400.
 func (f flow) fragmentSelectors() []selector {
-	var later selector
-	if f.icmp == packet.ICMP {
-		const flagsAt = 6
-		later = proto(f.Proto).and(masked("ip frag-off", &expr.Payload{
-			DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: flagsAt, Len: 2,
-		}, []byte{0x1f, 0xff}))
-	} else {
-		const offsetAt = 2
-		later = proto(f.Proto).and(masked("frag frag-off", &expr.Exthdr{
-			DestRegister: unix.NFT_REG_1, Type: unix.IPPROTO_FRAGMENT, Offset: offsetAt, Len: 2, Op: expr.ExthdrOpIpv6,
-		}, []byte{0xff, 0xf8}))
-	}
+	later := proto(f.Proto).behind("fragment", f.laterFragment(expr.CmpOpNeq))
 	var list []selector
 	for _, end := range f.ends(f.addr) {
 		list = append(list, later.and(end))
@@ -291,15 +338,29 @@ func (f flow) fragmentSelectors() []selector {
 	return list
 }
 
-// masked matches when one of the mask's bits is set in what was loaded.
-func masked(name string, load expr.Any, mask []byte) selector {
+// laterFragment compares the fragment offset with 0.
+func (f flow) laterFragment(op expr.CmpOp) selector {
+	if f.icmp == packet.ICMP {
+		const flagsAt = 6
+		return masked("ip frag-off", &expr.Payload{
+			DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: flagsAt, Len: 2,
+		}, []byte{0x1f, 0xff}, op)
+	}
+	const offsetAt = 2
+	return masked("frag frag-off", &expr.Exthdr{
+		DestRegister: unix.NFT_REG_1, Type: unix.IPPROTO_FRAGMENT, Offset: offsetAt, Len: 2, Op: expr.ExthdrOpIpv6,
+	}, []byte{0xff, 0xf8}, op)
+}
+
+// masked compares the mask's bits of what was loaded with 0.
+func masked(name string, load expr.Any, mask []byte, op expr.CmpOp) selector {
 	zero := make([]byte, len(mask))
 	return selector{
-		text: fmt.Sprintf("%s & %#x != 0", name, mask),
+		text: fmt.Sprintf("%s & %#x %s 0", name, mask, map[expr.CmpOp]string{expr.CmpOpEq: "==", expr.CmpOpNeq: "!="}[op]),
 		exprs: []expr.Any{
 			load,
 			&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: uint32(len(mask)), Mask: mask, Xor: zero},
-			&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG_1, Data: zero},
+			&expr.Cmp{Op: op, Register: unix.NFT_REG_1, Data: zero},
 		},
 	}
 }
@@ -311,27 +372,24 @@ func (f flow) conntrackSelectors() (tight, loose []selector) {
 		load := &expr.Ct{Register: unix.NFT_REG_1, Key: key} // direction 0 is IP_CT_DIR_ORIGINAL
 		return compare(load, "ct original "+name, expr.CmpOpEq, value)
 	}
+	// What others do not have comes first: they go on after one comparison.
 	protocol := original(expr.CtKeyPROTOCOL, "protocol", []byte{byte(f.Proto)})
-	source := protocol
-	target := protocol
-	identified := f.SourcePort != 0
-	switch {
-	case f.Proto.IsICMP(): // the id is kept where ports have the source's
-		identified = true
-		source = source.and(original(expr.CtKeyPROTOSRC, "proto-src", port(f.ICMPID)))
-	case identified:
-		source = source.and(original(expr.CtKeyPROTOSRC, "proto-src", port(f.SourcePort)))
-	}
-	if f.TargetPort != 0 && !f.Proto.IsICMP() {
-		target = target.and(original(expr.CtKeyPROTODST, "proto-dst", port(f.TargetPort)))
-	}
 	toTarget := original(expr.CtKeyDST, "daddr", f.Target.AsSlice())
-	if identified {
-		tight = append(tight, source.and(toTarget))
-		if f.Source.IsValid() && f.Source.Is6() == f.Target.Is6() {
-			tight = append(tight, source.and(original(expr.CtKeySRC, "saddr", f.Source.AsSlice())))
-		}
-		return tight, append(loose, target.and(toTarget))
+	target := toTarget
+	if f.TargetPort != 0 && !f.Proto.IsICMP() {
+		target = original(expr.CtKeyPROTODST, "proto-dst", port(f.TargetPort)).and(toTarget)
 	}
-	return append(tight, target.and(toTarget)), nil
+	target = target.and(protocol)
+	id := f.SourcePort
+	if f.Proto.IsICMP() { // which is kept where ports have the source's
+		id = f.ICMPID
+	} else if id == 0 {
+		return []selector{target}, nil
+	}
+	source := original(expr.CtKeyPROTOSRC, "proto-src", port(id)).and(protocol)
+	tight = append(tight, source.and(toTarget))
+	if f.Source.IsValid() && f.Source.Is6() == f.Target.Is6() {
+		tight = append(tight, source.and(original(expr.CtKeySRC, "saddr", f.Source.AsSlice())))
+	}
+	return tight, []selector{target}
 }
