@@ -221,3 +221,17 @@ func TestFamilyOfTheRule(t *testing.T) {
 		}
 	}
 }
+
+// A fix that is for another namespace must not run on the host.
+func TestFixRunsInItsNamespace(t *testing.T) {
+	end := dropped(report.Rule{Backend: "nft", Family: "ip", Table: "filter", Chain: "forward", Handle: 7}, request)
+	end.NetNS = "gateway"
+	p := path.Path{Request: path.Leg{End: end}}
+	if got := judge(&p).Findings; len(got) != 0 {
+		t.Errorf("got %+v for a namespace that no command leads into", got)
+	}
+	got := judge(&p, func(in *diagnose.Input) { in.Enter = map[string]string{"gateway": "ip netns exec gateway"} }).Findings
+	if len(got) != 1 || !strings.HasPrefix(got[0].Fix[0], "ip netns exec gateway nft insert rule") {
+		t.Errorf("got %+v, want a fix in the gateway", got)
+	}
+}

@@ -86,8 +86,8 @@ func filterFinding(in *Input, v *report.Verdict) (report.Finding, bool) {
 	if v.Rule == nil || leg.End.Kind != path.Dropped {
 		return report.Finding{}, false
 	}
-	if !nameable(v.Rule) {
-		return report.Finding{}, false
+	if !nameable(v.Rule) || v.NetNS != topology.HostName && in.Enter[v.NetNS] == "" {
+		return report.Finding{}, false // pasted as it is, a command would run on the host
 	}
 	f := report.Finding{
 		Code: v.Code, Severity: "error", Evidence: v.Evidence,
