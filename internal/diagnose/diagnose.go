@@ -32,6 +32,7 @@ const (
 	Neighbour        = "NEIGHBOUR_UNREACHABLE"
 	MTUExceeded      = "MTU_EXCEEDED"
 	TTLExpired       = "TTL_EXPIRED"
+	RoutingLoop      = "ROUTING_LOOP"
 	NoListener       = "NO_LISTENER"
 	NoReply          = "NO_REPLY"
 	ReplyLostHere    = "REPLY_LOST_HERE"
@@ -240,21 +241,41 @@ func refused(in *Input) report.Verdict {
 	}
 	v.Code = refusalCode(in)
 	v.Summary = fmt.Sprintf("%s answered: %s.", maker, p.Answer.Text)
-	if end := deadEnd(in); end != "" {
-		v.Code, v.Confidence = RouteBlackhole, report.Reconstructed
-		v.Summary = fmt.Sprintf("%s answered: %s. That is what %s says.", maker, p.Answer.Text, end)
+	if circle := circle(p.Request.Hops); v.Code == TTLExpired && len(circle) > 0 {
+		v.Code = RoutingLoop
+		v.Summary = fmt.Sprintf("The request went in circles by way of %s until its TTL ended; %s answered: %s.", list(circle), maker, p.Answer.Text)
+	}
+	if p.Answer.Kind == path.Error && p.Answer.NetNS == p.Request.End.NetNS {
+		if end := deadEnd(in, &p.Request.End); end != "" {
+			v.Code, v.Confidence = RouteBlackhole, report.Reconstructed
+			v.Summary = fmt.Sprintf("%s answered: %s. That is what %s says.", maker, p.Answer.Text, end)
+		}
 	}
 	return v
 }
 
-// deadEnd names the route or policy rule by which the namespace that answered
-// with an error sends the request nowhere; empty when that is not what its
-// tables say, or not surely.
-func deadEnd(in *Input) string {
-	end := &in.Path.Request.End
+// circle lists the namespaces that a packet came back to in the same way, in
+// the order in which it first met them.
+func circle(hops []report.Hop) []string {
+	type place struct{ netns, iface, direction string }
+	seen := make(map[place]bool)
+	var names []string
+	for _, h := range hops {
+		at := place{h.NetNS, h.Interface, h.Direction}
+		if seen[at] && !slices.Contains(names, the(h.NetNS)) {
+			names = append(names, the(h.NetNS))
+		}
+		seen[at] = true
+	}
+	return names
+}
+
+// deadEnd names the route or policy rule by which the namespace that a packet
+// ended in sends it nowhere; empty when that is not what its tables say, or not
+// surely.
+func deadEnd(in *Input, end *path.End) string {
 	ns := in.Topology.Namespace(end.NetNS)
-	if in.Path.Answer.Kind != path.Error || in.Path.Answer.NetNS != end.NetNS || ns == nil ||
-		slices.ContainsFunc(ns.Policy, func(p topology.Policy) bool { return p.MarkMask != 0 }) { // the mark is not known
+	if ns == nil || slices.ContainsFunc(ns.Policy, func(p topology.Policy) bool { return p.MarkMask != 0 }) { // the mark is not known
 		return ""
 	}
 	t := end.Tuple

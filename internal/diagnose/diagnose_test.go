@@ -9,6 +9,7 @@ import (
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/diagnose"
 	"github.com/pathtrace/pathtrace/internal/path"
+	"github.com/pathtrace/pathtrace/internal/skbdrop"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/packet"
 	"github.com/pathtrace/pathtrace/report"
@@ -233,5 +234,40 @@ func TestFixRunsInItsNamespace(t *testing.T) {
 	got := judge(&p, func(in *diagnose.Input) { in.Enter = map[string]string{"gateway": "ip netns exec gateway"} }).Findings
 	if len(got) != 1 || !strings.HasPrefix(got[0].Fix[0], "ip netns exec gateway nft insert rule") {
 		t.Errorf("got %+v, want a fix in the gateway", got)
+	}
+}
+
+func TestRoutingLoop(t *testing.T) {
+	p := refusal("gateway", 11, 0)
+	there := []report.Hop{
+		{NetNS: "cnt01", Interface: "eth0", Direction: "egress"},
+		{NetNS: "gateway", Interface: "zTrust", Direction: "ingress"},
+		{NetNS: "gateway", Interface: "zTrust", Direction: "egress"},
+		{NetNS: topology.HostName, Interface: "up0", Direction: "ingress"},
+		{NetNS: topology.HostName, Interface: "up0", Direction: "egress"},
+	}
+	p.Request.Hops = there
+	if v := judge(&p).Verdict; v.Code != diagnose.TTLExpired {
+		t.Errorf("without a circle: got %s", v.Code)
+	}
+	p.Request.Hops = append(there, there[1:]...)
+	v := judge(&p).Verdict
+	if v.Code != diagnose.RoutingLoop || !strings.Contains(v.Summary, "by way of gateway and the host until its TTL ended; gateway (192.0.2.1) answered") {
+		t.Errorf("got %s: %s", v.Code, v.Summary)
+	}
+}
+
+func TestDropThatTheTablesExplain(t *testing.T) {
+	p := path.Path{Request: path.Leg{End: path.End{
+		Kind: path.Vanished, NetNS: "gateway", Interface: "zTrust", Next: "an outgoing interface of gateway", Tuple: request,
+		Drop: &skbdrop.Drop{NetNS: "gateway", Reason: skbdrop.NotSpecified, Function: "ip_error"},
+	}}}
+	v := judge(&p, func(in *diagnose.Input) {
+		ns := in.Topology.Namespace("gateway")
+		ns.Policy = []topology.Policy{{Action: "lookup", Table: 254, SuppressPrefix: -1, SuppressGroup: -1}}
+		ns.Routes = []topology.Route{{Destination: netip.MustParsePrefix("198.51.100.0/24"), Table: 254, Type: "blackhole", Text: "blackhole 198.51.100.0/24"}}
+	}).Verdict
+	if !strings.HasSuffix(v.Summary, `That is what its route "blackhole 198.51.100.0/24" says.`) {
+		t.Errorf("got %s", v.Summary)
 	}
 }

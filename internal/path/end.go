@@ -63,6 +63,7 @@ func (j *joiner) end(v *visit, all []element) End {
 	end := End{NetNS: v.netns, Tracked: tracked, Evidence: ids}
 	if last != nil {
 		end.Tuple = last.Header.Tuple
+		end.Tuple.Dst = currentTarget(all)
 	}
 	if last != nil {
 		end.Interface = last.Point.Interface
