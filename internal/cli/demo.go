@@ -100,6 +100,15 @@ func (o *demoOptions) check() error {
 	return o.scenario.Check(o.lab)
 }
 
+// fault is the one that was asked for, or nil.
+func (o *demoOptions) fault() *lab.Fault {
+	i := slices.IndexFunc(o.scenario.Faults, func(f lab.Fault) bool { return f.Name == o.lab.Break })
+	if i < 0 {
+		return nil
+	}
+	return &o.scenario.Faults[i]
+}
+
 // listScenarios prints what can be built.
 func listScenarios(out io.Writer) error {
 	var text strings.Builder
@@ -196,6 +205,9 @@ func (o *demoOptions) execCommand() (*exec.Cmd, error) {
 	args := o.command
 	if len(args) == 0 {
 		args = o.scenario.Command
+		if fault := o.fault(); fault != nil && fault.Probe != nil {
+			args = fault.Probe.Args()
+		}
 	}
 	if o.output.value != "" {
 		args = append(slices.Clip(args), "--output", o.output.value)
@@ -211,10 +223,8 @@ func describe(options demoOptions, args []string) string {
 	for line := range strings.Lines(s.Picture) {
 		fmt.Fprintf(&text, "  %s", line)
 	}
-	for _, fault := range s.Faults {
-		if fault.Name == options.lab.Break {
-			fmt.Fprintf(&text, "\nbroken on purpose (%s): %s\n", fault.Name, fault.Summary)
-		}
+	if fault := options.fault(); fault != nil {
+		fmt.Fprintf(&text, "\nbroken on purpose (%s): %s\n", fault.Name, fault.Summary)
 	}
 	if options.lab.Opaque {
 		fmt.Fprintln(&text, "\nnobody can look behind the host (--opaque)")

@@ -27,6 +27,7 @@ const (
 	Queued           = "QUEUED"
 	NoDefaultRoute   = "NO_DEFAULT_ROUTE"
 	NoRoute          = "NO_ROUTE"
+	ForwardingOff    = "FORWARDING_OFF"
 	RouteBlackhole   = "ROUTE_BLACKHOLE"
 	RPFilter         = "RP_FILTER"
 	Neighbour        = "NEIGHBOUR_UNREACHABLE"
@@ -50,7 +51,10 @@ const neighbourPatience = 3200 * time.Millisecond
 type Input struct {
 	Path     *path.Path
 	Topology *topology.Snapshot
-	Probe    path.Probe
+	// After is the same snapshot taken once more when the outcome was known;
+	// nil when there was no need.
+	After *topology.Snapshot
+	Probe path.Probe
 	// Waited is how long the answer was waited for.
 	Waited  time.Duration
 	Sensors Sensors
@@ -76,6 +80,8 @@ type Diagnosis struct {
 	Verdict  report.Verdict
 	Findings []report.Finding
 	Notes    []string
+	// Evidence is what the cause rests on beside the path's evidence.
+	Evidence []report.Evidence
 }
 
 // Diagnose judges a path.
@@ -84,6 +90,7 @@ func Diagnose(in Input) Diagnosis {
 	if d.Verdict.Evidence == nil {
 		d.Verdict.Evidence = []string{}
 	}
+	d.explain(&in)
 	if f, ok := filterFinding(&in, &d.Verdict); ok {
 		d.Findings = append(d.Findings, f)
 	}

@@ -2,23 +2,75 @@
 
 package lab
 
-import "strings"
+import (
+	"net/netip"
+	"strings"
+)
 
-// Fault is something that can be broken in a scenario. Every fault concerns
-// pings only, so that names can still be resolved.
+// Fault is something that can be broken in a scenario. A fault that is a rule
+// concerns pings only, so that names can still be resolved.
 type Fault struct {
 	// Name is the kind of the fault, followed by "@namespace" when it is not on
 	// the host.
 	Name string
 	// Summary is one line.
 	Summary string
+	// Probe shows the fault; nil is the scenario's own.
+	Probe *Probe
+	// NoFix says that no command on the visible machines mends it.
+	NoFix bool
 
 	// netns is where it is, outcome what comes of it, without the rule, which
-	// rule gives. apply makes it; nil inserts the rule.
+	// rule gives; nil for a fault that is no rule. The outcome's NetNS is netns
+	// unless it says otherwise. apply makes the fault, given the node of netns;
+	// nil inserts the rule.
 	netns   string
 	outcome Truth
 	rule    func(Backend) Rule
 	apply   func(*node, Rule)
+}
+
+// ByRule says that the fault is a filter rule or policy that ends the
+// scenario's own probe: all else works as in the healthy network.
+func (f *Fault) ByRule() bool { return f.rule != nil && f.Probe == nil }
+
+// Probe is what is sent to see whether a network works.
+type Probe struct {
+	// Kind is ping, ping6 or tcp, as pathtrace's commands.
+	Kind string
+	// Source is the namespace that it is sent from, HostName for the host.
+	Source string
+	Target netip.Addr
+	// Port is that of tcp.
+	Port uint16
+	// Flags are further arguments of the command.
+	Flags []string
+}
+
+// Args are pathtrace's arguments that send the probe.
+func (p *Probe) Args() []string {
+	target := p.Target.String()
+	if p.Port != 0 {
+		target = netip.AddrPortFrom(p.Target, p.Port).String()
+	}
+	args := []string{p.Kind, target}
+	if p.Source != HostName {
+		args = append(args, "--netns", p.Source)
+	}
+	return append(args, p.Flags...)
+}
+
+// ProbeOf is what shows a fault, or that the network is healthy for an empty
+// name.
+func (s *Scenario) ProbeOf(name string) *Probe {
+	if fault, ok := s.fault(name); ok && fault.Probe != nil {
+		return fault.Probe
+	}
+	p := &Probe{Kind: "ping", Source: s.Source, Target: s.Target}
+	if s.Target.Is6() {
+		p.Kind = "ping6"
+	}
+	return p
 }
 
 // The faults that every scenario has on its host.

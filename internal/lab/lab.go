@@ -100,7 +100,8 @@ type Truth struct {
 	NetNS, Hook string
 	// Rule is what ended it.
 	Rule Rule
-	// Translations are what NAT did to the packets that got that far.
+	// Translations are what NAT did to the packets that got that far; unset for
+	// a fault that is no filter rule.
 	Translations []Translation
 }
 
@@ -181,7 +182,15 @@ func (s *Scenario) Truth(options Options) Truth {
 		return Truth{Outcome: "replied", Leg: "reply", Code: "OK", Translations: s.seen(options, translations)}
 	}
 	truth := fault.outcome
-	truth.NetNS, truth.Rule = fault.netns, fault.rule(backend)
+	if truth.NetNS == "" {
+		truth.NetNS = fault.netns
+	}
+	if fault.rule != nil {
+		truth.Rule = fault.rule(backend)
+	}
+	if !fault.ByRule() {
+		return truth
+	}
 	if !s.visible(options, fault.netns) {
 		truth = Truth{Outcome: "lost", Leg: "request", Code: "NO_REPLY"}
 	}

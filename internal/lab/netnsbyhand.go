@@ -2,7 +2,10 @@
 
 package lab
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 func netnsByHand() Scenario {
 	source := netip.MustParseAddr("172.19.0.2")
@@ -30,7 +33,7 @@ internet     dns.google 8.8.8.8, 8.8.4.4
 		hidden:   []string{"internet"},
 		Request:  []string{"mynamespace/veth1 egress", "host/veth0 ingress", "host/eth0 egress"},
 		Reply:    []string{"host/eth0 ingress", "host/veth0 egress", "mynamespace/veth1 ingress"},
-		Faults: filter{
+		Faults: slices.Concat(filter{
 			table: "filter", base: "forward", requests: "forward", replies: "forward",
 			iptablesRequests: "FORWARD", iptablesReplies: "FORWARD",
 			dropByPolicy: func(host *node, backend Backend) {
@@ -40,7 +43,7 @@ internet     dns.google 8.8.8.8, 8.8.4.4
 				}
 				host.iptables(backend, false, "*filter\n:FORWARD DROP\n")
 			},
-		}.faults(),
+		}.faults(), byHandSteps()),
 		build: func(b *builder) { buildByHand(b, source) },
 		translations: func(backend Backend) []Translation {
 			if backend == NFT {
@@ -85,4 +88,15 @@ table ip nat {
 		return
 	}
 	host.iptables(options.Backend, false, "*nat\n-A POSTROUTING -s 172.19.0.0/24 -j MASQUERADE\n")
+}
+
+// byHandSteps are the steps that one may forget.
+func byHandSteps() []Fault {
+	return []Fault{
+		{
+			Name: "no-forwarding", Summary: "the host does not forward (net.ipv4.ip_forward = 0)",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "request", Code: "FORWARDING_OFF"},
+			apply: func(host *node, _ Rule) { host.sysctl("net/ipv4/ip_forward", "0") },
+		},
+	}
 }

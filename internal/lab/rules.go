@@ -94,7 +94,10 @@ func (b *builder) breakWith(options Options) {
 	if !ok {
 		return
 	}
-	rule := fault.rule(options.Backend)
+	var rule Rule
+	if fault.rule != nil {
+		rule = fault.rule(options.Backend)
+	}
 	if fault.apply != nil {
 		fault.apply(b.nodes[fault.netns], rule)
 		return

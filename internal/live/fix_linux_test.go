@@ -1,7 +1,6 @@
 package live_test
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/pathtrace/pathtrace/internal/lab"
@@ -42,21 +41,7 @@ func TestFixes(t *testing.T) {
 func heal(t *testing.T, n *lab.Network, cfg live.Config) *report.Report {
 	t.Helper()
 	sick := trace(t, n, cfg)
-	done := 0
-	for _, finding := range sick.Findings {
-		for _, line := range finding.Fix {
-			in := lab.HostName
-			// The lab's namespaces have no names.
-			if rest, ok := strings.CutPrefix(line, "ip netns exec "); ok {
-				in, line, _ = strings.Cut(rest, " ")
-			}
-			command(t, n.NetNS(in), "sh", "-c", line)
-			done++
-		}
-	}
-	if done == 0 {
-		t.Fatalf("no fix is proposed:\n%s", text(t, sick))
-	}
+	mend(t, n, sick)
 	well := trace(t, n, cfg)
 	for _, problem := range healthy(well) {
 		t.Error(problem)

@@ -113,14 +113,19 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 	var ending sync.WaitGroup
 	ending.Go(r.close)
 	ending.Go(r.resolve)
+	if !r.allReplied(tries) {
+		ending.Go(func() { r.after = handles.Reread() })
+	}
 	ending.Wait()
 	return r.report(started, tries), nil
 }
 
 // run is a live run between arming and report.
 type run struct {
-	cfg      *Config
-	topo     *topology.Snapshot
+	cfg  *Config
+	topo *topology.Snapshot
+	// after is the snapshot once more, when a probe was not answered.
+	after    *topology.Snapshot
 	stations []*station
 	// resolvers read rules, one for each namespace.
 	resolvers map[string]*ruletrace.Resolver
@@ -247,9 +252,22 @@ func (r *run) await(ctx context.Context, probe path.Probe) {
 	}
 }
 
+// allReplied reports whether the answer to each probe reached the source.
+func (r *run) allReplied(tries []try) bool {
+	return !slices.ContainsFunc(tries, func(t try) bool {
+		p := r.join(t.probe)
+		return p.Answer.Kind != path.Reply || !returned(p, t.probe)
+	})
+}
+
+// returned reports whether what came back reached the source.
+func returned(p *path.Path, probe path.Probe) bool {
+	return p.Answer.Kind != path.None && p.Reply.End.Kind == path.Delivered && p.Reply.End.NetNS == probe.NetNS
+}
+
 func (r *run) progress(probe path.Probe) progress {
 	p := r.join(probe)
-	if p.Answer.Kind != path.None && p.Reply.End.Kind == path.Delivered && p.Reply.End.NetNS == probe.NetNS {
+	if returned(p, probe) {
 		return decided
 	}
 	if r.evidence.hasUnresolved() {
@@ -315,7 +333,7 @@ func (r *run) report(started time.Time, tries []try) *report.Report {
 		t := &tries[i]
 		t.path = r.join(t.probe)
 		t.diagnosis = diagnose.Diagnose(diagnose.Input{
-			Path: t.path, Topology: r.topo, Probe: t.probe, Waited: r.cfg.Timeout, Sensors: r.sensed(),
+			Path: t.path, Topology: r.topo, After: r.after, Probe: t.probe, Waited: r.cfg.Timeout, Sensors: r.sensed(),
 			SendError: t.sendError, Interrupted: t.interrupted, Enter: r.enter(),
 		})
 	}
@@ -329,7 +347,7 @@ func (r *run) report(started time.Time, tries []try) *report.Report {
 			Source: report.Source{Kind: string(r.cfg.Source.Kind), Name: r.cfg.Source.Name, Engine: r.cfg.Source.Engine, NetNS: r.topo.Source},
 		},
 		Verdict: t.diagnosis.Verdict, Findings: t.diagnosis.Findings, Notes: t.diagnosis.Notes,
-		Translations: t.path.Translations, Evidence: t.path.Evidence,
+		Translations: t.path.Translations, Evidence: slices.Concat(t.path.Evidence, t.diagnosis.Evidence),
 		Legs: report.Legs{Request: t.path.Request.Hops, Reply: t.path.Reply.Hops},
 	}
 	for _, s := range r.stations {

@@ -237,12 +237,14 @@ func TestTruth(t *testing.T) {
 	}
 }
 
-// variants are the forms of a scenario: each fault with each tool, seen and
-// unseen; and each once more where bridged packets do not pass the IP hooks.
+// variants are the forms of a scenario: each fault by a rule with each tool, seen
+// and unseen; and each once more where bridged packets do not pass the IP hooks.
 func variants(scenario lab.Scenario) []lab.Options {
 	breaks := []string{""}
 	for _, fault := range scenario.Faults {
-		breaks = append(breaks, fault.Name)
+		if fault.ByRule() {
+			breaks = append(breaks, fault.Name)
+		}
 	}
 	var all []lab.Options
 	for _, broken := range breaks {

@@ -94,6 +94,35 @@ func (h *Handles) Extend(ctx context.Context, target netip.Addr) (added []string
 	return added, nil
 }
 
+// Reread takes the same snapshot again: the namespaces, their names and roles
+// are those of the first, everything in them is as it is now. Called after a
+// probe it shows what the probe changed.
+func (h *Handles) Reread() *Snapshot {
+	w := h.walker
+	again := *w.snapshot
+	again.Problems = nil
+	again.Namespaces = make([]Namespace, len(w.way))
+	for i, p := range w.way {
+		before := &p.namespace
+		now := &again.Namespaces[i]
+		*now = Namespace{Name: before.Name, ID: before.ID}
+		var problems []error
+		if _, err := p.reader.look(now); err != nil {
+			problems = append(problems, err)
+		}
+		for _, err := range append(problems, p.reader.read(now)...) {
+			again.Problems = append(again.Problems, fmt.Sprintf("%s: %v", before.Name, err))
+		}
+		for k := range now.Links {
+			link := &now.Links[k]
+			if known := before.Link(link.Name); known != nil && known.Index == link.Index {
+				link.Role, link.Peer, link.Lower = known.Role, known.Peer, known.Lower
+			}
+		}
+	}
+	return &again
+}
+
 // place is a namespace that was looked into.
 type place struct {
 	from      *candidate

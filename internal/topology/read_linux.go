@@ -205,7 +205,7 @@ var addressFlags = []bit{
 // read reads the rest of what look has begun. What cannot be read is returned
 // as problems; the rest is there.
 func (r *reader) read(n *Namespace) (problems []error) {
-	for _, part := range []func(*Namespace) error{r.bridgeNF, r.settings, r.ports, r.routes, r.policy, r.neighbours} {
+	for _, part := range []func(*Namespace) error{r.bridgeNF, r.settings, r.ports, r.routes, r.policy, r.neighbours, r.counters} {
 		if err := part(n); err != nil {
 			problems = append(problems, err)
 		}

@@ -67,6 +67,21 @@ type Namespace struct {
 	// (net.bridge.bridge-nf-call-iptables, -ip6tables, -arptables); false also
 	// where br_netfilter is absent.
 	BridgeNF BridgeNF `json:"bridge_nf"`
+	// Counters are the kernel's, as "nstat" names them (IpInAddrErrors,
+	// TcpExtIPReversePathFilter, Ip6InNoRoutes, …), and those of conntrack with
+	// "conntrack_" before them (conntrack_insert_failed), of all processors
+	// together. A counter that the kernel does not have is absent.
+	Counters map[string]uint64 `json:"counters,omitempty"`
+	// Conntrack says how full the table of flows is.
+	Conntrack Conntrack `json:"conntrack"`
+}
+
+// Conntrack is the fill of the table of flows: the namespace's entries and the
+// most that there may be (nf_conntrack_count, nf_conntrack_max). Both are 0
+// where there is no conntrack.
+type Conntrack struct {
+	Count uint64 `json:"count"`
+	Max   uint64 `json:"max"`
 }
 
 // Settings are switches below net.ipv4.conf and net.ipv6.conf

@@ -1,0 +1,149 @@
+package diagnose
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/pathtrace/pathtrace/internal/path"
+	"github.com/pathtrace/pathtrace/internal/topology"
+	"github.com/pathtrace/pathtrace/report"
+)
+
+// causes are the configuration causes in order of precedence, the most specific
+// first: the first that is proven is the verdict's. Each looks at a leg that
+// did not end well and returns nil unless its own signature is there. A
+// signature is proven only by what the sensors saw and the snapshots hold; a
+// cause that merely might be one returns nil.
+var causes = []func(*scene) *cause{
+	forwardingOff, // forwarding.go
+}
+
+// cause is why a leg ended. What is empty stays as the sensors' verdict has it.
+type cause struct {
+	code string
+	// summary says it in one or two sentences; mechanism where and how the
+	// kernel does it, empty for what the drop or rule says.
+	summary, mechanism string
+	outcome            report.Outcome
+	confidence         report.Confidence
+	netns, iface       string
+	// evidence are further ids beside those of the leg's end, from scene.fact.
+	evidence []string
+	// fix are commands that can be pasted, each with the words that enter its
+	// namespace (scene.command); advice is the sentence before them. A cause
+	// that no command mends has advice only, or neither.
+	advice string
+	fix    []string
+}
+
+// scene is a leg that did not end well, with all that a cause is proven by.
+type scene struct {
+	in *Input
+	// leg is "request" or "reply", path that leg and end its end.
+	leg  string
+	path *path.Leg
+	end  *path.End
+	// seen is what the sensors' verdict says before its cause is looked for.
+	seen report.Verdict
+
+	facts []report.Evidence
+}
+
+// what names the packet at the beginning of a sentence.
+func (s *scene) what() string {
+	if s.leg == "reply" {
+		return "The answer"
+	}
+	return "The request"
+}
+
+// before is a namespace as it was before the probe, now as it was after it (as
+// before when it was not read again). Both may be nil.
+func (s *scene) before(netns string) *topology.Namespace { return s.in.Topology.Namespace(netns) }
+
+func (s *scene) now(netns string) *topology.Namespace {
+	if s.in.After != nil {
+		if ns := s.in.After.Namespace(netns); ns != nil {
+			return ns
+		}
+	}
+	return s.before(netns)
+}
+
+// grew is by how much a counter of a namespace grew while the probe was under
+// way: other packets count too. It is 0 when it was not read twice.
+func (s *scene) grew(netns, counter string) uint64 {
+	before, now := s.before(netns), s.now(netns)
+	if before == nil || now == nil || now.Counters[counter] < before.Counters[counter] {
+		return 0
+	}
+	return now.Counters[counter] - before.Counters[counter]
+}
+
+// fact adds evidence that no sensor saw happen: a route, a link's state, a
+// switch, a counter. It returns its id; the same fact has one id.
+func (s *scene) fact(kind, netns, format string, values ...any) string {
+	text := fmt.Sprintf(format, values...)
+	i := slices.IndexFunc(s.facts, func(e report.Evidence) bool { return e.Kind == kind && e.NetNS == netns && e.Text == text })
+	if i < 0 {
+		i = len(s.facts)
+		s.facts = append(s.facts, report.Evidence{ID: fmt.Sprintf("fact-%d", i+1), Kind: kind, NetNS: netns, Text: text})
+	}
+	return s.facts[i].ID
+}
+
+// command is a line that runs in a namespace; ok is false when pathtrace does
+// not know how to enter it, and so must not propose it.
+func (s *scene) command(netns, format string, values ...any) (line string, ok bool) {
+	if netns != topology.HostName && s.in.Enter[netns] == "" {
+		return "", false
+	}
+	return enter(s.in, netns) + fmt.Sprintf(format, values...), true
+}
+
+// explain looks for the cause of a verdict and, if one is proven, makes it the
+// verdict's.
+func (d *Diagnosis) explain(in *Input) {
+	v := &d.Verdict
+	if v.Outcome == report.Replied || v.Code == Inconclusive {
+		return
+	}
+	s := &scene{in: in, leg: "request", path: &in.Path.Request, seen: *v}
+	if v.Leg == "reply" {
+		s.leg, s.path = "reply", &in.Path.Reply
+	}
+	s.end = &s.path.End
+	for _, examine := range causes {
+		if c := examine(s); c != nil {
+			d.take(c)
+			break
+		}
+	}
+	d.Evidence = s.facts
+}
+
+// take makes a cause the verdict's.
+func (d *Diagnosis) take(c *cause) {
+	v := &d.Verdict
+	v.Code, v.Summary = c.code, c.summary
+	for _, set := range []struct {
+		to   *string
+		text string
+	}{{&v.Mechanism, c.mechanism}, {(*string)(&v.Outcome), string(c.outcome)}, {(*string)(&v.Confidence), string(c.confidence)}, {&v.NetNS, c.netns}, {&v.Interface, c.iface}} {
+		if set.text != "" {
+			*set.to = set.text
+		}
+	}
+	if c.netns != "" && c.iface == "" {
+		v.Interface = ""
+	}
+	v.Evidence = slices.Concat(v.Evidence, c.evidence)
+	if c.advice == "" {
+		return
+	}
+	f := report.Finding{Code: c.code, Severity: "error", Summary: c.advice, Fix: c.fix, Evidence: v.Evidence}
+	if f.Fix == nil {
+		f.Fix = []string{}
+	}
+	d.Findings = append(d.Findings, f)
+}

@@ -1,0 +1,92 @@
+package live_test
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pathtrace/pathtrace/internal/lab"
+	"github.com/pathtrace/pathtrace/internal/live"
+	"github.com/pathtrace/pathtrace/report"
+)
+
+// TestCauses breaks each network in each way that is no filter rule, and
+// compares the cause that a run names with what the lab broke; then it does
+// what the report proposes, and the answer comes. Of the tools that write rules
+// each fault takes one, so that together they take all.
+func TestCauses(t *testing.T) {
+	t.Parallel()
+	for _, scenario := range lab.Scenarios() {
+		for i, fault := range scenario.Faults {
+			if fault.ByRule() {
+				continue // TestTruth
+			}
+			options := lab.Options{Break: fault.Name, Backend: scenario.Backends[i%len(scenario.Backends)]}
+			t.Run(name(scenario, options), func(t *testing.T) {
+				t.Parallel()
+				n := build(t, scenario.Name, options)
+				named(t, n, &fault)
+			})
+		}
+	}
+}
+
+// named runs a fault's probe and holds the report against the truth.
+func named(t *testing.T, n *lab.Network, fault *lab.Fault) {
+	t.Helper()
+	cfg := probing(n, n.Scenario.ProbeOf(fault.Name))
+	sick := trace(t, n, cfg)
+	truth := n.Truth()
+	want := verdict{Outcome: report.Outcome(truth.Outcome), Leg: truth.Leg, Code: truth.Code, NetNS: truth.NetNS, Hook: truth.Hook}
+	if truth.Rule.Text != "" {
+		want.Rule = owned(ruleOf(t, n, truth.NetNS, truth.Rule))
+	}
+	got := shorten(sick)
+	tell(t, want, verdict{Outcome: got.Outcome, Leg: got.Leg, Code: got.Code, NetNS: got.NetNS, Hook: got.Hook, Rule: got.Rule})
+	if t.Failed() {
+		t.Fatalf("report:\n%s", text(t, sick))
+	}
+	t.Logf("report:\n%s", text(t, sick))
+	if !fault.NoFix {
+		mend(t, n, sick)
+		well := trace(t, n, cfg)
+		if well.Verdict.Outcome != report.Replied || well.Verdict.Code != "OK" {
+			t.Errorf("after what was proposed:\n%s", text(t, well))
+		}
+	}
+}
+
+// probing is the configuration of a run that sends a probe of the lab's.
+func probing(n *lab.Network, p *lab.Probe) live.Config {
+	cfg := from(n, p.Source, p.Target)
+	cfg.Kind, cfg.Port = p.Kind, p.Port
+	if p.Port != 0 {
+		cfg.Target = netip.AddrPortFrom(p.Target, p.Port).String()
+	}
+	if i := slices.Index(p.Flags, "--timeout"); i >= 0 {
+		cfg.Timeout, _ = time.ParseDuration(p.Flags[i+1])
+	}
+	return cfg
+}
+
+// mend runs the commands that the findings of a report propose.
+func mend(t *testing.T, n *lab.Network, sick *report.Report) {
+	t.Helper()
+	done := 0
+	for _, finding := range sick.Findings {
+		for _, line := range finding.Fix {
+			in := lab.HostName
+			// The lab's namespaces have no names.
+			if rest, ok := strings.CutPrefix(line, "ip netns exec "); ok {
+				in, line, _ = strings.Cut(rest, " ")
+			}
+			command(t, n.NetNS(in), "sh", "-c", line)
+			done++
+		}
+	}
+	if done == 0 {
+		t.Fatalf("no fix is proposed:\n%s", text(t, sick))
+	}
+}
