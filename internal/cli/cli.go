@@ -89,6 +89,7 @@ func newRootCommand(env *environment) *cobra.Command {
 		newTCPCommand(env),
 		newConntrackCommand(env),
 		newTopologyCommand(env),
+		newExplainCommand(env),
 		newCleanupCommand(env),
 		newVersionCommand(env),
 	)
