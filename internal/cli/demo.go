@@ -206,7 +206,7 @@ func (o *demoOptions) execCommand() (*exec.Cmd, error) {
 	if len(args) == 0 {
 		args = o.scenario.Command
 		if fault := o.fault(); fault != nil && fault.Probe != nil {
-			args = fault.Probe.Args()
+			args = o.scenario.ProbeOf(fault.Name).Args()
 		}
 	}
 	if o.output.value != "" {

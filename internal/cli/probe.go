@@ -139,11 +139,13 @@ func (f *probeFlags) run(ctx context.Context, env *environment, kind, target, ho
 	}
 	defer source.Close() //nolint:errcheck // a read-only descriptor
 	resolved, err := resolve.Lookup(ctx, resolve.Config{Source: source, Name: host, Want: want})
-	if err != nil {
+	failure, _ := errors.AsType[*resolve.Error](err)
+	if err != nil && (failure == nil || !failure.Traceable()) {
 		return unresolved(withAdvice(err))
 	}
 	cfg := live.Config{
-		Kind: kind, Source: source, Target: target, Resolved: resolved, Port: port,
+		Unresolved: failure,
+		Kind:       kind, Source: source, Target: target, Resolved: resolved, Port: port,
 		Count: f.count, Timeout: f.timeout, Version: version,
 	}
 	if f.verbose {

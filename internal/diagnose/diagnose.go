@@ -36,6 +36,7 @@ const (
 	RoutingLoop      = "ROUTING_LOOP"
 	NoListener       = "NO_LISTENER"
 	NoReply          = "NO_REPLY"
+	DNSFailed        = "DNS_FAILED"
 	ReplyLostHere    = "REPLY_LOST_HERE"
 	KernelDrop       = "KERNEL_DROP"
 	NotSeen          = "NOT_SEEN"
@@ -61,6 +62,9 @@ type Input struct {
 	// SendError is what the kernel told the prober's socket when it sent. It is
 	// never the verdict, only a hint at why nothing was seen.
 	SendError error
+	// Name is set when what was traced is the DNS query for the target's name,
+	// which has no address.
+	Name *Name
 	// Interrupted says that the run was ended before an outcome was known.
 	Interrupted bool
 	// Enter is what has to stand before a command so that it runs in a
@@ -91,6 +95,9 @@ func Diagnose(in Input) Diagnosis {
 		d.Verdict.Evidence = []string{}
 	}
 	d.explain(&in)
+	if in.Name != nil {
+		unresolved(&in, &d.Verdict)
+	}
 	if f, ok := filterFinding(&in, &d.Verdict); ok {
 		d.Findings = append(d.Findings, f)
 	}

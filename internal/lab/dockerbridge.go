@@ -55,7 +55,7 @@ internet 203.0.113.254                         dns.google 8.8.8.8, 8.8.4.4
 			"host/eth0 ingress", "host/docker0 egress", "host/veth8c1f3e2 egress", "cnt01/eth0 ingress",
 		},
 		Faults: filter{
-			iptablesRequests: "DOCKER-USER", iptablesReplies: "DOCKER-USER",
+			source: "cnt01", iptablesRequests: "DOCKER-USER", iptablesReplies: "DOCKER-USER",
 			dropByPolicy: func(host *node, backend Backend) {
 				host.iptables(backend, false, "*filter\n-D FORWARD -i docker0 ! -o docker0 -j ACCEPT\n")
 			},

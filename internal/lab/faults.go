@@ -36,11 +36,16 @@ func (f *Fault) ByRule() bool { return f.rule != nil && f.Probe == nil }
 
 // Probe is what is sent to see whether a network works.
 type Probe struct {
-	// Kind is ping, ping6 or tcp, as pathtrace's commands.
+	// Kind is ping, ping6 or tcp, as pathtrace's commands; or dns, which is the
+	// query that a ping of dns.google begins with.
 	Kind string
-	// Source is the namespace that it is sent from, HostName for the host.
+	// Source is the namespace that it is sent from, HostName for the host; empty
+	// means the scenario's.
 	Source string
+	// Target is the scenario's, or for dns its resolver, unless it is set.
 	Target netip.Addr
+	// Said is what a resolver hears from the name server of dns.
+	Said string
 	// Port is that of tcp.
 	Port uint16
 	// Flags are further arguments of the command.
@@ -49,11 +54,14 @@ type Probe struct {
 
 // Args are pathtrace's arguments that send the probe.
 func (p *Probe) Args() []string {
-	target := p.Target.String()
-	if p.Port != 0 {
+	kind, target := p.Kind, p.Target.String()
+	switch {
+	case kind == "dns":
+		kind, target = "ping", "dns.google"
+	case p.Port != 0:
 		target = netip.AddrPortFrom(p.Target, p.Port).String()
 	}
-	args := []string{p.Kind, target}
+	args := []string{kind, target}
 	if p.Source != HostName {
 		args = append(args, "--netns", p.Source)
 	}
@@ -63,14 +71,23 @@ func (p *Probe) Args() []string {
 // ProbeOf is what shows a fault, or that the network is healthy for an empty
 // name.
 func (s *Scenario) ProbeOf(name string) *Probe {
-	if fault, ok := s.fault(name); ok && fault.Probe != nil {
-		return fault.Probe
-	}
-	p := &Probe{Kind: "ping", Source: s.Source, Target: s.Target}
+	p := Probe{Kind: "ping"}
 	if s.Target.Is6() {
 		p.Kind = "ping6"
 	}
-	return p
+	if fault, ok := s.fault(name); ok && fault.Probe != nil {
+		p = *fault.Probe
+	}
+	if p.Source == "" {
+		p.Source = s.Source
+	}
+	if !p.Target.IsValid() {
+		p.Target = s.Target
+		if p.Kind == "dns" {
+			p.Target = s.Resolver
+		}
+	}
+	return &p
 }
 
 // The faults that every scenario has on its host.
@@ -79,6 +96,8 @@ const (
 	ForwardPolicy = "forward-policy"
 	Reject        = "reject"
 	ReplyDrop     = "reply-drop"
+	DNSDrop       = "dns-drop"
+	DNSRefused    = "dns-refused"
 )
 
 // filter is where the rules of a scenario's host filter forwarded packets: the
@@ -86,6 +105,8 @@ const (
 // request.
 type filter struct {
 	ipv6 bool
+	// source is where the requests come from.
+	source string
 	// Each is the name of a chain, in nft of the table in inet.
 	table, requests, replies, base    string
 	iptablesRequests, iptablesReplies string
@@ -127,6 +148,17 @@ func (f filter) faults() []Fault {
 			outcome: dropped("reply", "forward"),
 			rule: rule(f.replies, proto+` type echo-reply drop comment "no echo replies from outside"`,
 				echoRule(f.iptablesReplies, f.ipv6, "reply", "no echo replies from outside", "DROP")),
+		}, {
+			Name: DNSDrop, Summary: "a rule on the host drops the DNS query", netns: HostName,
+			Probe:   &Probe{Kind: "dns", Said: "no answer within 5s"},
+			outcome: Truth{Outcome: "dropped", Leg: "request", Code: "DNS_FAILED", Hook: "forward"},
+			rule: rule(f.requests, `udp dport 53 drop comment "no DNS from containers"`,
+				"-A "+f.iptablesRequests+` -p udp -m udp --dport 53 -m comment --comment "no DNS from containers" -j DROP`),
+		}, {
+			Name: DNSRefused, Summary: "the DNS server refuses to answer", netns: HostName, NoFix: true,
+			Probe:   &Probe{Kind: "dns", Said: "REFUSED"},
+			outcome: Truth{Outcome: "unsent", Leg: "request", Code: "DNS_FAILED", NetNS: f.source},
+			apply:   func(host *node, _ Rule) { host.network.refuseDNS.Store(true) },
 		},
 	}
 }

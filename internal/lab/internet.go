@@ -29,8 +29,8 @@ var zone = map[string][]netip.Addr{"dns.google.": googleAddresses}
 func (b *builder) google(internet *node) {
 	for _, address := range googleAddresses {
 		internet.addr("lo", netip.PrefixFrom(address, address.BitLen()).String())
-		internet.listenUDP(address, 53, serveDatagrams)
-		internet.listenTCP(address, 53, serveStream)
+		internet.listenUDP(address, 53, b.network.serveDatagrams)
+		internet.listenTCP(address, 53, b.network.serveStream)
 		internet.listenTCP(address, 80, serveHTTP)
 	}
 }
@@ -74,14 +74,14 @@ func (n *node) listenTCP(address netip.Addr, port uint16, serve func(net.Conn)) 
 }
 
 // serveDatagrams answers DNS queries until the socket is closed.
-func serveDatagrams(conn *net.UDPConn) {
+func (n *Network) serveDatagrams(conn *net.UDPConn) {
 	buffer := make([]byte, 1500)
 	for {
 		length, client, err := conn.ReadFromUDPAddrPort(buffer)
 		if err != nil {
 			return
 		}
-		if answer, err := resolve(buffer[:length]); err == nil {
+		if answer, err := n.resolve(buffer[:length]); err == nil {
 			// A client that has gone need not be told.
 			_, _ = conn.WriteToUDPAddrPort(answer, client)
 		}
@@ -90,7 +90,7 @@ func serveDatagrams(conn *net.UDPConn) {
 
 // serveStream answers DNS queries on a connection, each with its length before
 // it (RFC 1035, 4.2.2).
-func serveStream(conn net.Conn) {
+func (n *Network) serveStream(conn net.Conn) {
 	for {
 		var length uint16
 		if binary.Read(conn, binary.BigEndian, &length) != nil {
@@ -100,7 +100,7 @@ func serveStream(conn net.Conn) {
 		if _, err := io.ReadFull(conn, query); err != nil {
 			return
 		}
-		answer, err := resolve(query)
+		answer, err := n.resolve(query)
 		if err != nil {
 			return
 		}
@@ -118,7 +118,7 @@ func serveHTTP(conn net.Conn) {
 }
 
 // resolve answers a query from the zone.
-func resolve(query []byte) ([]byte, error) {
+func (n *Network) resolve(query []byte) ([]byte, error) {
 	var parser dnsmessage.Parser
 	header, err := parser.Start(query)
 	if err != nil {
@@ -130,7 +130,10 @@ func resolve(query []byte) ([]byte, error) {
 	}
 	header.Response, header.Authoritative, header.RecursionAvailable = true, true, true
 	addresses, known := zone[strings.ToLower(question.Name.String())]
-	if !known {
+	switch {
+	case n.refuseDNS.Load():
+		header.RCode, addresses = dnsmessage.RCodeRefused, nil
+	case !known:
 		header.RCode = dnsmessage.RCodeNameError
 	}
 	answer := dnsmessage.NewBuilder(nil, header)

@@ -265,7 +265,7 @@ func masqueradeTranslations(backend Backend) []Translation {
 
 func masqueradeFaults() []Fault {
 	host := filter{
-		ipv6:  true,
+		ipv6: true, source: "cnt01",
 		table: "firewalld", base: "filter_FORWARD", requests: "filter_FWDI_docker_deny", replies: "filter_FORWARD",
 		iptablesRequests: "FWDI_docker_deny", iptablesReplies: "FORWARD",
 		dropByPolicy: func(host *node, backend Backend) {

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/pathtrace/pathtrace/internal/netns"
 )
@@ -280,8 +281,10 @@ type Network struct {
 	spaces   map[string]*netns.NS
 	services sync.WaitGroup
 	undo     []func() error
-	once     sync.Once
-	closed   error
+	// refuseDNS makes the name server refuse to answer.
+	refuseDNS atomic.Bool
+	once      sync.Once
+	closed    error
 }
 
 // NetNS returns a namespace by name, also one that cannot be found from

@@ -34,7 +34,7 @@ internet     dns.google 8.8.8.8, 8.8.4.4
 		Request:  []string{"mynamespace/veth1 egress", "host/veth0 ingress", "host/eth0 egress"},
 		Reply:    []string{"host/eth0 ingress", "host/veth0 egress", "mynamespace/veth1 ingress"},
 		Faults: slices.Concat(filter{
-			table: "filter", base: "forward", requests: "forward", replies: "forward",
+			source: "mynamespace", table: "filter", base: "forward", requests: "forward", replies: "forward",
 			iptablesRequests: "FORWARD", iptablesReplies: "FORWARD",
 			dropByPolicy: func(host *node, backend Backend) {
 				if backend == NFT {

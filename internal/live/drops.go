@@ -22,12 +22,9 @@ type drops struct {
 }
 
 func openDrops(topo *topology.Snapshot, probes *probes, cfg *Config) *drops {
-	config := skbdrop.Config{Proto: probes.identity(0).Tuple.Proto, Namespaces: make(map[uint32]string)}
+	config := skbdrop.Config{Proto: probes.identity(0).Tuple.Proto, Ports: probes.ports(), Namespaces: make(map[uint32]string)}
 	if probes.ping != nil {
 		config.Nonce = probes.ping.Nonce
-	}
-	for _, t := range probes.tcp {
-		config.Ports = append(config.Ports, t.Tuple().SrcPort)
 	}
 	for i := range topo.Namespaces {
 		config.Namespaces[uint32(topo.Namespaces[i].ID)] = topo.Namespaces[i].Name

@@ -41,6 +41,10 @@ type Config struct {
 	// Target is what the user typed, Resolved what it stands for.
 	Target   string
 	Resolved resolve.Result
+	// Unresolved says why the target, a name, has no address. Then a DNS query
+	// to the first server that was asked is traced in place of the probe, and
+	// Resolved is not used.
+	Unresolved *resolve.Error
 	// Port is the TCP port; 0 for pings.
 	Port uint16
 	// Count is the number of probes; 0 means one.
@@ -56,6 +60,8 @@ type Config struct {
 const (
 	// interval is the least time between two probes of one run.
 	interval = 200 * time.Millisecond
+	// dnsPort is where name servers listen.
+	dnsPort = 53
 	// resolveLimit is how long reading rules may take.
 	resolveLimit = 2 * time.Second
 )
@@ -70,6 +76,10 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 	cfg.Count = max(cfg.Count, 1)
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 5 * time.Second
+	}
+	if cfg.Unresolved != nil {
+		cfg.Resolved = resolve.Result{Address: cfg.Unresolved.Said[0].Server.WithZone(""), Zone: cfg.Unresolved.Said[0].Server.Zone()}
+		cfg.Port, cfg.Count = dnsPort, 1
 	}
 	started := time.Now()
 	topo, handles, err := topology.Discover(ctx, topology.Config{
@@ -334,7 +344,7 @@ func (r *run) report(started time.Time, tries []try) *report.Report {
 		t.path = r.join(t.probe)
 		t.diagnosis = diagnose.Diagnose(diagnose.Input{
 			Path: t.path, Topology: r.topo, After: r.after, Probe: t.probe, Waited: r.cfg.Timeout, Sensors: r.sensed(),
-			SendError: t.sendError, Interrupted: t.interrupted, Enter: r.enter(),
+			SendError: t.sendError, Interrupted: t.interrupted, Enter: r.enter(), Name: r.name(),
 		})
 	}
 	chosen := slices.IndexFunc(tries, func(t try) bool { return t.diagnosis.Verdict.Outcome != report.Replied })
@@ -342,7 +352,7 @@ func (r *run) report(started time.Time, tries []try) *report.Report {
 	out := &report.Report{
 		Schema: report.Schema, Tool: report.Tool{Version: r.cfg.Version}, Started: started,
 		Request: report.Request{
-			Kind: r.cfg.Kind, Target: r.cfg.Target, Address: r.cfg.Resolved.Address.String(), Resolved: r.cfg.Resolved.How,
+			Kind: r.cfg.Kind, Target: r.cfg.Target, Address: r.address(), Resolved: r.cfg.Resolved.How,
 			Packet: t.path.Request.Packet,
 			Source: report.Source{Kind: string(r.cfg.Source.Kind), Name: r.cfg.Source.Name, Engine: r.cfg.Source.Engine, NetNS: r.topo.Source},
 		},
@@ -365,6 +375,23 @@ func (r *run) report(started time.Time, tries []try) *report.Report {
 	}
 	out.Finished = time.Now()
 	return out
+}
+
+// address is what the target was resolved to; empty when it was not.
+func (r *run) address() string {
+	if r.cfg.Unresolved != nil {
+		return ""
+	}
+	return r.cfg.Resolved.Address.String()
+}
+
+// name says what is known of a name that has no address.
+func (r *run) name() *diagnose.Name {
+	if r.cfg.Unresolved == nil {
+		return nil
+	}
+	said := r.cfg.Unresolved.Said[0]
+	return &diagnose.Name{Target: r.cfg.Unresolved.Name, Server: said.Server, From: r.cfg.Unresolved.Path, Said: said.Answer}
 }
 
 // asksSender reports whether rules or routing at the source depend on who sends.

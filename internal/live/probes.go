@@ -23,13 +23,18 @@ type probes struct {
 	port   uint16
 	ping   *probe.Ping
 	tcp    []*probe.TCP // one for each try: each has a port of its own
+	query  *probe.UDP   // the DNS query that was not answered
 }
 
 func newProbes(cfg *Config, netns string) (*probes, error) {
 	p := &probes{netns: netns, target: cfg.Resolved.Address, port: cfg.Port}
 	config := probe.Config{NetNS: cfg.Source.NetNS, Target: cfg.Resolved.Address, Zone: cfg.Resolved.Zone, Port: cfg.Port}
-	if cfg.Kind != "tcp" {
-		var err error
+	var err error
+	switch {
+	case cfg.Unresolved != nil:
+		p.query, err = probe.NewUDP(config, cfg.Unresolved.Query())
+		return p, err
+	case cfg.Kind != "tcp":
 		p.ping, err = probe.NewPing(config)
 		return p, err
 	}
@@ -52,7 +57,7 @@ func (p *probes) match() ruletrace.Match {
 	if p.ping != nil {
 		m.Nonce = p.ping.Nonce
 	}
-	if len(p.tcp) == 1 {
+	if len(p.tcp) == 1 || p.query != nil {
 		m.SourcePort = tuple.SrcPort
 	}
 	return m
@@ -60,7 +65,10 @@ func (p *probes) match() ruletrace.Match {
 
 // identity is how try i is recognised.
 func (p *probes) identity(i int) path.Probe {
-	if p.ping == nil {
+	switch {
+	case p.query != nil:
+		return path.Probe{NetNS: p.netns, Tuple: p.query.Tuple(), Nonce: p.query.Payload}
+	case p.ping == nil:
 		return path.Probe{NetNS: p.netns, Tuple: p.tcp[i].Tuple()}
 	}
 	return path.Probe{NetNS: p.netns, Tuple: p.ping.Tuple(), ICMPSeq: uint16(i + 1), Nonce: p.ping.Nonce}
@@ -69,13 +77,19 @@ func (p *probes) identity(i int) path.Probe {
 // send sends try i. It returns what the kernel told the socket, which is a
 // hint and never the outcome.
 func (p *probes) send(ctx context.Context, i int) error {
-	if p.ping != nil {
+	switch {
+	case p.query != nil:
+		return p.query.Send(ctx)
+	case p.ping != nil:
 		return p.ping.Send(ctx, uint16(i+1))
 	}
 	return p.tcp[i].Start(ctx)
 }
 
 func (p *probes) close() {
+	if p.query != nil {
+		_ = p.query.Close()
+	}
 	if p.ping != nil {
 		_ = p.ping.Close()
 	}
@@ -91,6 +105,8 @@ func (p *probes) packet(h *packet.Header) bool {
 		return h.Quoted != nil && (p.mine(h.Quoted.Tuple) || p.carriesNonce(h.Quoted))
 	case p.ping != nil:
 		return p.carriesNonce(h)
+	case p.query != nil:
+		return p.mine(h.Tuple)
 	}
 	return h.Tuple.Proto == packet.TCP && (p.ours(h.Tuple) || p.mine(h.Tuple) && (h.Flags.Has(packet.SYN) || h.Flags.Has(packet.RST)))
 }
@@ -105,15 +121,24 @@ func (p *probes) mine(t packet.Tuple) bool {
 	if p.ping != nil {
 		return t.Proto == p.ping.Tuple().Proto && (t.ICMPID == p.ping.Tuple().ICMPID || t.Dst == p.target || t.Src == p.target)
 	}
-	return t.Proto == packet.TCP && (p.ours(t) || (t.Dst == p.target && t.DstPort == p.port) || (t.Src == p.target && t.SrcPort == p.port))
+	return t.Proto == p.identity(0).Tuple.Proto && (p.ours(t) || (t.Dst == p.target && t.DstPort == p.port) || (t.Src == p.target && t.SrcPort == p.port))
 }
 
-// ours reports whether a tuple has the port that a TCP probe was sent from.
+// ours reports whether a tuple has a port that a probe is sent from.
 func (p *probes) ours(t packet.Tuple) bool {
-	return slices.ContainsFunc(p.tcp, func(probe *probe.TCP) bool {
-		port := probe.Tuple().SrcPort
-		return t.SrcPort == port || t.DstPort == port
-	})
+	return slices.ContainsFunc(p.ports(), func(port uint16) bool { return t.SrcPort == port || t.DstPort == port })
+}
+
+// ports are those that the probes are sent from; pings have none.
+func (p *probes) ports() []uint16 {
+	var all []uint16
+	for _, t := range p.tcp {
+		all = append(all, t.Tuple().SrcPort)
+	}
+	if p.query != nil {
+		all = append(all, p.query.Tuple().SrcPort)
+	}
+	return all
 }
 
 // flow says whether a conntrack entry may be a probe's.

@@ -38,7 +38,8 @@ type Probe struct {
 	NetNS string
 	Tuple packet.Tuple
 	// ICMPSeq and Nonce identify an echo request: the nonce is the start of
-	// its data, which no NAT changes. Unused for TCP.
+	// its data, which no NAT changes. Of a DNS query Nonce is the message.
+	// Unused for TCP.
 	ICMPSeq uint16
 	Nonce   []byte
 }

@@ -73,14 +73,17 @@ func isProbe(h *packet.Header, p Probe) bool {
 	if h.Tuple.Proto != p.Tuple.Proto {
 		return false
 	}
-	if p.Tuple.Proto == packet.TCP {
+	switch p.Tuple.Proto {
+	case packet.TCP:
 		return h.Flags.Has(packet.SYN) && !h.Flags.Has(packet.ACK)
+	case packet.UDP:
+		return isOf(h, p)
 	}
 	return h.Tuple.ICMPType == p.Tuple.ICMPType && isOf(h, p)
 }
 
-// isOf reports whether an echo request or reply is the probe's: a rule hit has
-// only the start of the nonce.
+// isOf reports whether the data of an echo request or reply, or of a datagram,
+// is the probe's: a rule hit has only the start of it.
 func isOf(h *packet.Header, p Probe) bool {
 	const enough = 8
 	n := min(len(h.Payload), len(p.Nonce))
@@ -170,10 +173,21 @@ func answers(h *packet.Header, p Probe, request *trail) AnswerKind {
 		if h.Flags.Has(packet.SYN) {
 			return Reply
 		}
+	case p.Tuple.Proto == packet.UDP:
+		if answersQuery(h.Payload, p.Nonce) && request.knows(h.Tuple.Inverse()) {
+			return Reply
+		}
 	case h.Tuple.ICMPType == p.Tuple.Inverse().ICMPType && isOf(h, p):
 		return Reply
 	}
 	return None
+}
+
+// answersQuery reports whether a datagram is the answer to a DNS query, the only
+// datagram that is sent: it has the query's id, and the bit that says so (RFC
+// 1035, section 4.1.1).
+func answersQuery(answer, query []byte) bool {
+	return len(answer) >= 3 && len(query) >= 3 && bytes.Equal(answer[:2], query[:2]) && answer[2]&0x80 != 0
 }
 
 func redirects(h *packet.Header) bool { return h.Tuple.Proto == packet.ICMP && h.Tuple.ICMPType == 5 }

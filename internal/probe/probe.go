@@ -163,20 +163,9 @@ func NewTCP(config Config) (*TCP, error) {
 	if t.conn, err = config.open(unix.SOCK_STREAM, unix.IPPROTO_TCP); err != nil {
 		return nil, fmt.Errorf("open a TCP socket: %w", err)
 	}
-	// Bound to a port but not to an address: that is left to the kernel, which
-	// may choose by the target.
-	var wildcard unix.Sockaddr = &unix.SockaddrInet4{}
-	if config.Target.Is6() {
-		wildcard = &unix.SockaddrInet6{}
-	}
-	if err := t.conn.Bind(wildcard); err != nil {
+	if t.tuple.SrcPort, err = config.bind(t.conn); err != nil {
 		return nil, errors.Join(fmt.Errorf("take a TCP port: %w", err), t.conn.Close())
 	}
-	local, err := t.conn.Getsockname()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("take a TCP port: %w", err), t.conn.Close())
-	}
-	t.tuple.SrcPort = addrPort(local).Port()
 	return t, nil
 }
 
@@ -210,6 +199,23 @@ func (t *TCP) Start(ctx context.Context) error {
 // TIME_WAIT and look like a fault in the far end's log.) An attempt ends
 // without a packet. It may be called twice.
 func (t *TCP) Close() error { return t.conn.Close() }
+
+// bind takes a port for a socket, but no address: that is left to the kernel,
+// which may choose by the target.
+func (c *Config) bind(conn *socket.Conn) (uint16, error) {
+	var wildcard unix.Sockaddr = &unix.SockaddrInet4{}
+	if c.Target.Is6() {
+		wildcard = &unix.SockaddrInet6{}
+	}
+	if err := conn.Bind(wildcard); err != nil {
+		return 0, err
+	}
+	local, err := conn.Getsockname()
+	if err != nil {
+		return 0, err
+	}
+	return addrPort(local).Port(), nil
+}
 
 // open opens a socket in the namespace.
 func (c *Config) open(kind, protocol int) (*socket.Conn, error) {

@@ -136,9 +136,7 @@ func (c *client) exchange(ctx context.Context, server netip.Addr, question dnsme
 func (c *client) once(ctx context.Context, network string, server netip.Addr, question dnsmessage.Question, edns bool) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.conf.timeout)
 	defer cancel()
-	var random [2]byte
-	_, _ = rand.Read(random[:]) // never fails
-	id := binary.NativeEndian.Uint16(random[:])
+	id := randomID()
 	query, err := pack(id, question, edns)
 	if err != nil {
 		return answer{}, fmt.Errorf("make a DNS query: %w", err)
@@ -170,6 +168,12 @@ func (c *client) once(ctx context.Context, network string, server netip.Addr, qu
 			return answer{}, errors.New("an answer that cannot be understood")
 		}
 	}
+}
+
+func randomID() uint16 {
+	var random [2]byte
+	_, _ = rand.Read(random[:]) // never fails
+	return binary.NativeEndian.Uint16(random[:])
 }
 
 func read(conn net.Conn, network string, buffer []byte) (int, error) {

@@ -105,6 +105,31 @@ type Said struct {
 	Answer string
 }
 
+// Traceable reports whether a server was asked and gave no usable answer, so
+// that the way of the query is worth a look.
+func (e *Error) Traceable() bool { return e.Kind == NoAnswer && e.Query() != nil }
+
+// Query is the DNS query for the first question that a server gave no usable
+// answer to, nil when none was asked. It has a random id.
+func (e *Error) Query() []byte {
+	if len(e.Said) == 0 {
+		return nil
+	}
+	name, err := dnsmessage.NewName(e.Said[0].Question + ".")
+	if err != nil {
+		return nil
+	}
+	kind := dnsmessage.TypeAAAA
+	if e.Want == IPv4 {
+		kind = dnsmessage.TypeA
+	}
+	query, err := pack(randomID(), dnsmessage.Question{Name: name, Type: kind, Class: dnsmessage.ClassINET}, true)
+	if err != nil {
+		return nil
+	}
+	return query
+}
+
 func (e *Error) Error() string {
 	switch {
 	case e.Kind == NoAddress && e.Other.IsValid():
