@@ -139,8 +139,27 @@ func Cleanup(dir string) ([]string, error) {
 				errs = append(errs, fmt.Errorf("%s: %w", path, err))
 			}
 		}
+		errs = append(errs, removeHalves(dir))
 	}
 	return done, errors.Join(errs...)
+}
+
+// removeHalves removes what runs left that were killed while they wrote a
+// journal. The setting that it was to tell of was not changed, or is told of by
+// the journal before it.
+func removeHalves(dir string) error {
+	paths, err := filepath.Glob(filepath.Join(dir, "nflog-*.json.new"))
+	errs := []error{err}
+	for _, path := range paths {
+		var pid int
+		if _, err := fmt.Sscanf(filepath.Base(path), "nflog-%d-", &pid); err != nil {
+			continue // not ours
+		}
+		if _, err := processStart(pid); errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, os.Remove(path))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // loggerName is what the kernel calls a logger, or NONE.

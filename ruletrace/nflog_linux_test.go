@@ -533,7 +533,18 @@ func TestCleanup(t *testing.T) {
 	if err := now.Close(); err != nil {
 		t.Error(err)
 	}
+	// What a killed process had begun to write goes, what a live one writes stays.
+	dead := filepath.Join(dir, fmt.Sprintf("nflog-%d-1.json.new", cmd.Process.Pid))
+	alive := filepath.Join(dir, fmt.Sprintf("nflog-%d-1.json.new", os.Getpid()))
+	for _, half := range []string{dead, alive} {
+		if err := os.WriteFile(half, []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	words, err := Cleanup(dir)
+	if halves, _ := filepath.Glob(filepath.Join(dir, "*.new")); !slices.Equal(halves, []string{alive}) {
+		t.Errorf("begun journals after Cleanup: %q, want %q", halves, alive)
+	}
 	if err != nil || !strings.Contains(strings.Join(words, "\n"), "in there: net.netfilter.nf_log.2: nfnetlink_log -> nf_log_ipv4") {
 		t.Errorf("Cleanup: %q, %v", words, err)
 	}

@@ -65,6 +65,9 @@ func run(ctx context.Context, args []string, env *environment) int {
 	if err == nil {
 		return env.status
 	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = &exitError{status: exitInconclusive, err: errors.New("interrupted")}
+	}
 	text := strings.ReplaceAll(strings.TrimRight(fmt.Sprintf("pathtrace: %v", err), "\n"), "\t", "  ")
 	for line := range strings.SplitSeq(text, "\n") {
 		fmt.Fprintln(env.err, report.Escape(line)) //nolint:errcheck // nowhere left to tell

@@ -165,9 +165,6 @@ func runDemo(ctx context.Context, env *environment, options demoOptions) (err er
 	}
 	options.lab.NamedDir, options.lab.EtcDir = lab.NamedDir, lab.EtcDir
 	network, err := lab.Build(ctx, options.scenario.Name, options.lab)
-	if errors.Is(err, context.Canceled) {
-		return &exitError{status: exitInconclusive, err: errors.New("interrupted")}
-	}
 	if err != nil {
 		return err
 	}
