@@ -16,6 +16,8 @@ import (
 // cause that merely might be one returns nil.
 var causes = []func(*scene) *cause{
 	forwardingOff, // forwarding.go
+	natMissing,    // nat.go
+	sourceUnknown,
 }
 
 // cause is why a leg ended. What is empty stays as the sensors' verdict has it.

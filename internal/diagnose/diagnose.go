@@ -34,6 +34,7 @@ const (
 	MTUExceeded      = "MTU_EXCEEDED"
 	TTLExpired       = "TTL_EXPIRED"
 	RoutingLoop      = "ROUTING_LOOP"
+	NATMissing       = "NAT_MISSING"
 	NoListener       = "NO_LISTENER"
 	NoReply          = "NO_REPLY"
 	DNSFailed        = "DNS_FAILED"
@@ -59,6 +60,9 @@ type Input struct {
 	// Waited is how long the answer was waited for.
 	Waited  time.Duration
 	Sensors Sensors
+	// Chains are the base chains of each namespace, read when the outcome was
+	// known; nil when there was no need.
+	Chains map[string][]ruletrace.BaseChain
 	// SendError is what the kernel told the prober's socket when it sent. It is
 	// never the verdict, only a hint at why nothing was seen.
 	SendError error

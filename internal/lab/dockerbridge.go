@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 )
 
 // The network that the hosts of the IPv4 scenarios are in, and what is beyond.
@@ -54,12 +55,12 @@ internet 203.0.113.254                         dns.google 8.8.8.8, 8.8.4.4
 		Reply: []string{
 			"host/eth0 ingress", "host/docker0 egress", "host/veth8c1f3e2 egress", "cnt01/eth0 ingress",
 		},
-		Faults: filter{
+		Faults: slices.Concat(filter{
 			source: "cnt01", iptablesRequests: "DOCKER-USER", iptablesReplies: "DOCKER-USER",
 			dropByPolicy: func(host *node, backend Backend) {
 				host.iptables(backend, false, "*filter\n-D FORWARD -i docker0 ! -o docker0 -j ACCEPT\n")
 			},
-		}.faults(),
+		}.faults(), dockerNAT()),
 		build: buildDockerBridge,
 		translations: func(backend Backend) []Translation {
 			return masqueraded(dockerCnt01, iptablesRule(backend, false, "nat", "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE"))

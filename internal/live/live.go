@@ -125,6 +125,7 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 	ending.Go(r.resolve)
 	if !r.allReplied(tries) {
 		ending.Go(func() { r.after = handles.Reread() })
+		ending.Go(r.readChains)
 	}
 	ending.Wait()
 	return r.report(started, tries), nil
@@ -135,7 +136,9 @@ type run struct {
 	cfg  *Config
 	topo *topology.Snapshot
 	// after is the snapshot once more, when a probe was not answered.
-	after    *topology.Snapshot
+	after *topology.Snapshot
+	// chains are the base chains of each namespace, read with after.
+	chains   map[string][]ruletrace.BaseChain
 	stations []*station
 	// resolvers read rules, one for each namespace.
 	resolvers map[string]*ruletrace.Resolver
@@ -319,6 +322,28 @@ func (r *run) resolve() {
 	waiting.Wait()
 }
 
+// readChains reads which chains there are: a fix is written in the syntax of
+// the rules beside it.
+func (r *run) readChains() {
+	ctx, cancel := context.WithTimeout(context.Background(), resolveLimit)
+	defer cancel()
+	r.chains = make(map[string][]ruletrace.BaseChain)
+	var lock sync.Mutex
+	var reading sync.WaitGroup
+	for name, resolver := range r.resolvers {
+		reading.Go(func() {
+			chains, err := resolver.Base(ctx)
+			if err != nil {
+				r.cfg.Log("%s: read which chains there are: %v", name, err)
+			}
+			lock.Lock()
+			defer lock.Unlock()
+			r.chains[name] = chains
+		})
+	}
+	reading.Wait()
+}
+
 // close releases the sensors in parallel: each takes the kernel milliseconds.
 func (r *run) close() {
 	var closing sync.WaitGroup
@@ -343,7 +368,7 @@ func (r *run) report(started time.Time, tries []try) *report.Report {
 		t := &tries[i]
 		t.path = r.join(t.probe)
 		t.diagnosis = diagnose.Diagnose(diagnose.Input{
-			Path: t.path, Topology: r.topo, After: r.after, Probe: t.probe, Waited: r.cfg.Timeout, Sensors: r.sensed(),
+			Path: t.path, Topology: r.topo, After: r.after, Probe: t.probe, Waited: r.cfg.Timeout, Sensors: r.sensed(), Chains: r.chains,
 			SendError: t.sendError, Interrupted: t.interrupted, Enter: r.enter(), Name: r.name(),
 		})
 	}
