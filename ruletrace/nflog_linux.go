@@ -307,6 +307,9 @@ func (n *NFLog) hit(a nflog.Attribute) (Hit, bool) {
 	if a.Timestamp != nil {
 		hit.Time = *a.Timestamp
 	}
+	if a.Mark != nil {
+		hit.Mark = *a.Mark
+	}
 	return hit, true
 }
 

@@ -121,6 +121,9 @@ type Hit struct {
 	// transport header and no payload, and only with the first message of each
 	// base chain; later hits of the same TraceID in that chain repeat it.
 	Header packet.Header
+	// Mark is the packet's netfilter mark: behind the rule for nftables, before
+	// it for legacy tables. Policy rules of routing may ask for it.
+	Mark uint32
 	// TraceID is nftables'. It changes between hooks and is reused: a hint.
 	TraceID uint32
 	// ConntrackID is the flow's id (nat.Flow.ID), 0 where not told. State and

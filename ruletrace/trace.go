@@ -37,6 +37,7 @@ const (
 	attrIngress         = 10
 	attrIngressType     = 11
 	attrEgress          = 12
+	attrMark            = 14 // not told when it is 0
 	attrPolicy          = 16
 	attrConntrackID     = 18 // these four since Linux 6.15
 	attrDirection       = 19
@@ -99,6 +100,7 @@ type message struct {
 	id                       uint32
 	link, network, transport []byte
 	ingress, egress          uint32
+	mark                     uint32
 	ethernet                 bool
 	conntrackID              uint32
 	reply                    bool
@@ -127,7 +129,7 @@ func (d *TraceDecoder) Decode(m netlink.Message, seq uint64) (Hit, bool, error) 
 		return Hit{}, false, nil // the policy follows
 	}
 	hit := p.hit
-	hit.NetNS, hit.Seq, hit.TraceID = d.netns, seq, msg.id
+	hit.NetNS, hit.Seq, hit.TraceID, hit.Mark = d.netns, seq, msg.id, msg.mark
 	hit.Rule = Rule{Backend: NFT, Family: familyName(msg.family), Table: msg.table, Chain: msg.chain, Handle: msg.handle}
 	switch {
 	case msg.kind == typePolicy:
@@ -241,6 +243,8 @@ func parseTrace(data []byte) (message, error) {
 			msg.ethernet = d.Uint16() == 1 // ARPHRD_ETHER
 		case attrEgress:
 			msg.egress = d.Uint32()
+		case attrMark:
+			msg.mark = d.Uint32()
 		case attrConntrackID:
 			msg.conntrackID = d.Uint32()
 		case attrDirection:

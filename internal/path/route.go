@@ -85,6 +85,11 @@ func routed(v *visit, all []element, origin bool) (topology.Query, stage, bool) 
 			}
 		}
 	}
+	query.Mark = markBefore(all, at)
+	if at == stageOutputRoute {
+		// A mark set in output has the packet routed again (ip_route_me_harder).
+		query.Mark = markBefore(all, stagePostrouting)
+	}
 	if !query.Target.IsValid() && found {
 		for i := range all {
 			if tuple, ok := all[i].tuple(); ok {
@@ -94,6 +99,20 @@ func routed(v *visit, all []element, origin bool) (topology.Query, stage, bool) 
 		}
 	}
 	return query, at, found
+}
+
+// markBefore is the netfilter mark that a packet had when it came to a place in
+// the kernel's order, by the last rule before it that was met. A packet that
+// met none has no mark: the kernel clears it between namespaces
+// (skb_scrub_packet, net/core/skbuff.c).
+func markBefore(all []element, at stage) uint32 {
+	var mark uint32
+	for i := range all {
+		if s := all[i].step; s != nil && s.hit != nil && all[i].stage < at {
+			mark = s.hit.Mark
+		}
+	}
+	return mark
 }
 
 // toBeRouted reports whether a packet that came to this namespace got to its
