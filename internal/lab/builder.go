@@ -30,7 +30,10 @@ type builder struct {
 	network *Network
 	nodes   map[string]*node
 	macs    byte
-	err     error
+	// disguise changes the names and addresses that scenarios are written in,
+	// wherever they are handed to the kernel or to a tool.
+	disguise *disguise
+	err      error
 }
 
 // node is a namespace under construction.
@@ -49,7 +52,11 @@ func (b *builder) do(what string, f func() error) {
 	if b.err = b.ctx.Err(); b.err != nil {
 		return
 	}
-	if err := f(); err != nil {
+	err := f()
+	if err == nil {
+		err = b.disguise.problem()
+	}
+	if err != nil {
 		b.err = fmt.Errorf("%s: %w", what, err)
 	}
 }
@@ -120,7 +127,7 @@ func (n *node) bridgeNF(on bool) {
 
 func (n *node) sysctl(key, value string) {
 	n.do("set "+key+" in "+n.name, func() error {
-		return n.ns.Do(func() error { return os.WriteFile("/proc/sys/"+key, []byte(value), 0o644) })
+		return n.ns.Do(func() error { return os.WriteFile("/proc/sys/"+n.disguise.text(key), []byte(value), 0o644) })
 	})
 }
 
@@ -128,11 +135,11 @@ func (n *node) sysctl(key, value string) {
 func (b *builder) wire(left *node, leftName string, right *node, rightName string) {
 	b.do(fmt.Sprintf("connect %s in %s to %s in %s", leftName, left.name, rightName, right.name), func() error {
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name = leftName
+		attrs.Name = b.disguise.iface(leftName)
 		attrs.HardwareAddr = b.mac()
 		return left.handle.LinkAdd(&netlink.Veth{
 			LinkAttrs:        attrs,
-			PeerName:         rightName,
+			PeerName:         b.disguise.iface(rightName),
 			PeerHardwareAddr: b.mac(),
 			PeerNamespace:    netlink.NsFd(right.ns.FD()),
 		})
@@ -141,31 +148,41 @@ func (b *builder) wire(left *node, leftName string, right *node, rightName strin
 	right.up(rightName)
 }
 
-// mac returns the next address: the same in each network that is built.
+// mac returns the next address: the same in each network that is built, or
+// that of the disguise.
 func (b *builder) mac() net.HardwareAddr {
 	b.macs++
-	return net.HardwareAddr{0x02, 0x00, 0x5e, 0x10, 0x00, b.macs}
+	mac, err := net.ParseMAC(fmt.Sprintf("%s%02x", b.disguise.mac(), b.macs))
+	if err != nil {
+		panic(err) // the text is made here
+	}
+	return mac
 }
 
 // bridge makes a bridge.
 func (n *node) bridge(name string) {
 	n.do(fmt.Sprintf("create bridge %s in %s", name, n.name), func() error {
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name = name
+		attrs.Name = n.disguise.iface(name)
 		attrs.HardwareAddr = n.mac()
 		return n.handle.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
 	})
 	n.up(name)
 }
 
+// link finds a link by the name that the scenario gave it.
+func (n *node) link(name string) (netlink.Link, error) {
+	return n.handle.LinkByName(n.disguise.iface(name))
+}
+
 // port makes a link a port of a bridge.
 func (n *node) port(name, bridge string) {
 	n.do(fmt.Sprintf("make %s in %s a port of %s", name, n.name, bridge), func() error {
-		link, err := n.handle.LinkByName(name)
+		link, err := n.link(name)
 		if err != nil {
 			return err
 		}
-		master, err := n.handle.LinkByName(bridge)
+		master, err := n.link(bridge)
 		if err != nil {
 			return err
 		}
@@ -175,7 +192,7 @@ func (n *node) port(name, bridge string) {
 
 func (n *node) up(name string) {
 	n.do(fmt.Sprintf("set %s in %s up", name, n.name), func() error {
-		link, err := n.handle.LinkByName(name)
+		link, err := n.link(name)
 		if err != nil {
 			return err
 		}
@@ -187,11 +204,11 @@ func (n *node) up(name string) {
 func (n *node) addr(name string, prefixes ...string) {
 	for _, prefix := range prefixes {
 		n.do(fmt.Sprintf("add %s to %s in %s", prefix, name, n.name), func() error {
-			link, err := n.handle.LinkByName(name)
+			link, err := n.link(name)
 			if err != nil {
 				return err
 			}
-			addr, err := netlink.ParseAddr(prefix)
+			addr, err := netlink.ParseAddr(n.disguise.text(prefix))
 			if err != nil {
 				return err
 			}
@@ -206,11 +223,11 @@ func (n *node) addr(name string, prefixes ...string) {
 // route adds a route; destination is "default" for ::/0 and 0.0.0.0/0.
 func (n *node) route(destination, gateway, name string) {
 	n.do(fmt.Sprintf("add route %s via %s dev %s in %s", destination, gateway, name, n.name), func() error {
-		link, err := n.handle.LinkByName(name)
+		link, err := n.link(name)
 		if err != nil {
 			return err
 		}
-		via, err := netip.ParseAddr(gateway)
+		via, err := netip.ParseAddr(n.disguise.text(gateway))
 		if err != nil {
 			return err
 		}
@@ -220,7 +237,7 @@ func (n *node) route(destination, gateway, name string) {
 				destination = "::/0"
 			}
 		}
-		_, dst, err := net.ParseCIDR(destination)
+		_, dst, err := net.ParseCIDR(n.disguise.text(destination))
 		if err != nil {
 			return err
 		}
@@ -240,7 +257,7 @@ func (n *node) linkLocal(name string) string {
 	n.wait(fmt.Sprintf("wait for the link-local address of %s in %s", name, n.name), func() (bool, error) {
 		addrs, err := n.addresses()
 		for _, addr := range addrs {
-			if addr.Label == name && addr.IP.IsLinkLocalUnicast() && addr.IP.To4() == nil {
+			if addr.Label == n.disguise.iface(name) && addr.IP.IsLinkLocalUnicast() && addr.IP.To4() == nil {
 				found = addr.IP.String()
 			}
 		}

@@ -168,7 +168,7 @@ const dockerRules = `
 func (n *node) proxy(target netip.AddrPort) func(net.Conn) {
 	ctx, cancel := context.WithCancel(context.Background())
 	n.undo(func() error { cancel(); return nil })
-	space := n.ns
+	space, target := n.ns, netip.AddrPortFrom(n.disguise.address(target.Addr()), target.Port())
 	return func(client net.Conn) {
 		var server *net.TCPConn
 		err := space.Do(func() (err error) {

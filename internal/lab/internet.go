@@ -41,7 +41,7 @@ func (n *node) listenUDP(address netip.Addr, port uint16, serve func(*net.UDPCon
 	n.do(fmt.Sprintf("listen on %s port %d in %s", address, port, n.name), func() error {
 		var conn *net.UDPConn
 		err := n.ns.Do(func() (err error) {
-			conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(address, port)))
+			conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(n.disguise.address(address), port)))
 			return err
 		})
 		if err != nil {
@@ -59,7 +59,7 @@ func (n *node) listenTCP(address netip.Addr, port uint16, serve func(net.Conn)) 
 	n.do(fmt.Sprintf("listen on %s port %d in %s", address, port, n.name), func() error {
 		var listener *net.TCPListener
 		err := n.ns.Do(func() (err error) {
-			listener, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(address, port)))
+			listener, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(n.disguise.address(address), port)))
 			return err
 		})
 		if err != nil {

@@ -45,7 +45,11 @@ internet  dns.google 2001:4860:4860::8888, ::8844
 		Backends: []Backend{NFT, IPTablesNFT, IPTablesLegacy},
 		Opaque:   true,
 		hidden:   []string{"internet"},
-		opaque:   []string{"router", "gateway"},
+		prefixTranslated: []prefixTranslation{{
+			inside: netip.MustParsePrefix("fd5a:ceb9:ed8d:fe0a::/64"), outside: netip.MustParsePrefix("2001:db8:ff66::/64"),
+			address: masqueradeHost,
+		}},
+		opaque: []string{"router", "gateway"},
 		Request: []string{
 			"cnt01/eth0 egress", "host/veth671b926 ingress", "host/br_ipv6_nw ingress", "host/ens192 egress",
 			"router/eth0 ingress", "router/eth1 egress", "gateway/zTrust ingress", "gateway/zUntrust egress",

@@ -59,6 +59,9 @@ type Options struct {
 	// namespace that can be found, and resolv.conf and hosts for the host: /etc
 	// in the demo. Empty writes none.
 	EtcDir string
+	// Seed draws other addresses, interface names and positions of the rules,
+	// which Network.Scenario then speaks of. 0 keeps the authors' own.
+	Seed uint64
 }
 
 // Scenario is a network that can be built.
@@ -89,8 +92,10 @@ type Scenario struct {
 	// hidden can be entered by nobody; opaque ones also not with
 	// Options.Opaque.
 	hidden, opaque []string
-	build          func(*builder)
-	translations   func(Backend) []Translation
+	// prefixTranslated are the addresses that prefix translation changes.
+	prefixTranslated []prefixTranslation
+	build            func(*builder)
+	translations     func(Backend) []Translation
 }
 
 // Truth is what a network must be explained as. The words are those of the
@@ -270,6 +275,7 @@ func join[T ~string](words []T) string {
 // Network is a scenario that was built. Its methods may be called from several
 // goroutines.
 type Network struct {
+	// Scenario speaks of the addresses and names that were built.
 	Scenario Scenario
 	Options  Options
 	// Host plays the machine that pathtrace runs on.
@@ -322,11 +328,13 @@ func Build(ctx context.Context, scenario string, options Options) (*Network, err
 	}
 	options.Backend = s.backend(options)
 	n := &Network{Scenario: s, Options: options, spaces: make(map[string]*netns.NS)}
-	b := &builder{ctx: ctx, network: n, nodes: make(map[string]*node)}
+	b := &builder{ctx: ctx, network: n, nodes: make(map[string]*node), disguise: newDisguise(options.Seed, s.prefixTranslated)}
 	defer b.close()
 	s.build(b)
 	b.breakWith(options)
+	b.clutter()
 	b.ready()
+	b.disguiseScenario()
 	b.publish()
 	if b.err != nil {
 		return nil, errors.Join(fmt.Errorf("build %s: %w", scenario, b.err), n.Close())

@@ -74,16 +74,19 @@ func build(t *testing.T, scenario string, options lab.Options) *lab.Network {
 	return network
 }
 
-// each runs a test for every scenario and backend, all in parallel.
+// each runs a test for every scenario and backend, as they are written and in a
+// disguise, all in parallel.
 func each(t *testing.T, test func(t *testing.T, scenario lab.Scenario, options lab.Options)) {
 	t.Helper()
 	t.Parallel()
 	for _, scenario := range lab.Scenarios() {
 		for _, backend := range scenario.Backends {
-			t.Run(scenario.Name+"/"+string(backend), func(t *testing.T) {
-				t.Parallel()
-				test(t, scenario, lab.Options{Backend: backend})
-			})
+			for seed, form := range []string{"", "/disguised"} {
+				t.Run(scenario.Name+"/"+string(backend)+form, func(t *testing.T) {
+					t.Parallel()
+					test(t, scenario, lab.Options{Backend: backend, Seed: uint64(seed)})
+				})
+			}
 		}
 	}
 }
@@ -833,7 +836,9 @@ func repair(t *testing.T, network *lab.Network, truth lab.Truth) {
 	case rule.Backend != lab.NFT && strings.HasPrefix(rule.Text, ":"):
 		command(t, space, "", tool, "-w", "-P", rule.Chain, "ACCEPT")
 	case rule.Backend != lab.NFT:
-		command(t, space, "", tool, "-w", "-D", rule.Chain, "1")
+		lines := ruleset(t, network, truth.NetNS, rule)
+		lines = slices.DeleteFunc(lines, func(line string) bool { return !strings.HasPrefix(line, "-A "+rule.Chain+" ") })
+		command(t, space, "", tool, "-w", "-D", rule.Chain, strconv.Itoa(slices.Index(lines, rule.Text)+1))
 	case strings.HasPrefix(rule.Text, "policy"):
 		command(t, space, "", "nft", "add chain "+rule.Family+" "+rule.Table+" "+rule.Chain+" { policy accept; }")
 	default:

@@ -38,9 +38,9 @@ func (n *node) run(stdin, tool string, args ...string) {
 		if err != nil {
 			return err
 		}
-		cmd := exec.CommandContext(n.ctx, path, args...)
+		cmd := exec.CommandContext(n.ctx, path, n.disguise.texts(args)...)
 		cmd.Env = append(os.Environ(), lockFile)
-		cmd.Stdin = strings.NewReader(stdin)
+		cmd.Stdin = strings.NewReader(n.disguise.text(stdin))
 		var output bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &output, &output
 		if err := n.ns.Do(cmd.Run); err != nil {
