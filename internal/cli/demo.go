@@ -81,6 +81,7 @@ be broken. Arguments after -- replace the scenario's own command.`,
 	flags.StringVar(&options.lab.Break, "break", "", "break the network with a `FAULT` (see --list)")
 	flags.BoolVar(&options.lab.Opaque, "opaque", false, "let nobody look into the machines behind the host")
 	flags.StringVar((*string)(&options.lab.Backend), "backend", "", "write the host's rules with `TOOL`: nft, iptables-nft or iptables-legacy")
+	flags.Uint64Var(&options.lab.Seed, "seed", 0, "draw other addresses, interface names and positions of the rules from a `NUMBER`")
 	flags.VarP(&options.output, "output", "o", "form of the report: text or json")
 	flags.BoolVar(&options.list, "list", false, "list the scenarios and their faults")
 	flags.BoolVar(&options.shell, "shell", false, "run a shell on the network's host in place of pathtrace")
@@ -169,6 +170,7 @@ func runDemo(ctx context.Context, env *environment, options demoOptions) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, network.Close()) }()
+	options.scenario = network.Scenario
 	program, err := options.execCommand()
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -92,8 +93,7 @@ func (d *disguise) iface(name string) string {
 	}
 	for attempt := 0; ; attempt++ {
 		other := restyle(name, d.number(fmt.Sprintf("interface %s %d", name, attempt)))
-		taken := func(of string) bool { return d.names[of] == other }
-		if other != name && !slices.ContainsFunc(keys(d.names), taken) {
+		if other != name && !slices.Contains(slices.Collect(maps.Values(d.names)), other) {
 			d.names[name] = other
 			return other
 		}
@@ -382,6 +382,7 @@ func (b *builder) disguiseScenario() {
 // disguise.
 func (b *builder) undisguised() error {
 	var problems []error
+	names := slices.Collect(maps.Values(b.disguise.names))
 	for _, node := range b.nodes {
 		links, err := node.links()
 		if err != nil {
@@ -389,8 +390,7 @@ func (b *builder) undisguised() error {
 		}
 		for _, link := range links {
 			name := link.Attrs().Name
-			taken := func(of string) bool { return b.disguise.names[of] == name }
-			if name != "lo" && !slices.ContainsFunc(keys(b.disguise.names), taken) {
+			if name != "lo" && !slices.Contains(names, name) {
 				problems = append(problems, fmt.Errorf("the interface %s in %s has not got its name from the disguise", name, node.name))
 			}
 			addrs, err := retry(func() ([]netlink.Addr, error) { return node.handle.AddrList(link, netlink.FAMILY_ALL) })
@@ -408,38 +408,34 @@ func (b *builder) undisguised() error {
 	return errors.Join(problems...)
 }
 
-// clutter puts rules that do nothing for the scenario's packets before and
-// behind those that the truth speaks of.
-func (b *builder) clutter() {
-	if b.disguise == nil {
+// clutterTranslations puts rules that do nothing for the scenario's packets
+// before and behind those that translate.
+func (b *builder) clutterTranslations() {
+	for _, translation := range b.network.Scenario.translations(b.network.Options.Backend) {
+		b.clutter(translation.NetNS, translation.Rule)
+	}
+}
+
+// clutterFault does so for the rule that ends a packet.
+func (b *builder) clutterFault() {
+	if truth := b.network.Truth(); truth.Rule.Chain != "" {
+		b.clutter(truth.NetNS, truth.Rule)
+	}
+}
+
+// clutter puts rules that do nothing for the scenario's packets into the chain
+// of another, before and behind it.
+func (b *builder) clutter(netns string, rule Rule) {
+	if b.disguise == nil || rule.Chain == "" {
 		return
 	}
-	type chain struct{ netns, backend, family, table, chain string }
-	done := make(map[chain]bool)
-	scatter := func(netns string, rule Rule) {
-		c := chain{netns, string(rule.Backend), rule.Family, rule.Table, rule.Chain}
-		if rule.Chain == "" || done[c] {
-			return
-		}
-		done[c] = true
-		n := b.disguise.number(fmt.Sprint("rules of ", c))
-		for i := range n % 4 {
-			b.nodes[netns].harmless(rule, true, b.disguise.number(fmt.Sprint("rule before ", i, c)))
-		}
-		for i := range n >> 8 % 3 {
-			b.nodes[netns].harmless(rule, false, b.disguise.number(fmt.Sprint("rule behind ", i, c)))
-		}
+	place := fmt.Sprint(netns, rule.Backend, rule.Family, rule.Table, rule.Chain, rule.Text)
+	n := b.disguise.number("rules beside " + place)
+	for i := range n % 4 {
+		b.nodes[netns].harmless(rule, true, b.disguise.number(fmt.Sprint("rule before ", i, place)))
 	}
-	s, backend := b.network.Scenario, b.network.Options.Backend
-	if fault, ok := s.fault(b.network.Options.Break); ok && fault.rule != nil {
-		netns := fault.netns
-		if fault.outcome.NetNS != "" {
-			netns = fault.outcome.NetNS
-		}
-		scatter(netns, fault.rule(backend))
-	}
-	for _, translation := range s.translations(backend) {
-		scatter(translation.NetNS, translation.Rule)
+	for i := range n >> 8 % 3 {
+		b.nodes[netns].harmless(rule, false, b.disguise.number(fmt.Sprint("rule behind ", i, place)))
 	}
 }
 
@@ -464,12 +460,4 @@ func (n *node) harmless(beside Rule, first bool, random uint64) {
 	}
 	n.iptables(beside.Backend, beside.Family == "ip6",
 		fmt.Sprintf("*%s\n%s %s -p %s -m %s --dport %s%s\n", beside.Table, command, beside.Chain, proto, proto, port, verdict))
-}
-
-func keys[V any](m map[string]V) []string {
-	all := make([]string, 0, len(m))
-	for key := range m {
-		all = append(all, key)
-	}
-	return all
 }

@@ -331,8 +331,9 @@ func Build(ctx context.Context, scenario string, options Options) (*Network, err
 	b := &builder{ctx: ctx, network: n, nodes: make(map[string]*node), disguise: newDisguise(options.Seed, s.prefixTranslated)}
 	defer b.close()
 	s.build(b)
+	b.clutterTranslations()
 	b.breakWith(options)
-	b.clutter()
+	b.clutterFault()
 	b.ready()
 	b.disguiseScenario()
 	b.publish()
