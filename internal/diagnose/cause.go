@@ -16,7 +16,9 @@ import (
 // cause that merely might be one returns nil.
 var causes = []func(*scene) *cause{
 	forwardingOff, // forwarding.go
+	dnatNoTarget,  // dnat.go
 	natMissing,    // nat.go
+	natWrongAddress,
 	sourceUnknown,
 }
 
@@ -139,11 +141,19 @@ func (d *Diagnosis) take(c *cause) {
 	if c.netns != "" && c.iface == "" {
 		v.Interface = ""
 	}
-	v.Evidence = slices.Concat(v.Evidence, c.evidence)
+	v.Evidence = slices.Clone(v.Evidence)
+	for _, id := range c.evidence {
+		if !slices.Contains(v.Evidence, id) {
+			v.Evidence = append(v.Evidence, id)
+		}
+	}
 	if c.advice == "" {
 		return
 	}
 	f := report.Finding{Code: c.code, Severity: "error", Summary: c.advice, Fix: c.fix, Evidence: v.Evidence}
+	if c.code == NoReply { // nothing is proven to be wrong
+		f.Severity = "warning"
+	}
 	if f.Fix == nil {
 		f.Fix = []string{}
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/path"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/report"
@@ -35,6 +36,8 @@ const (
 	TTLExpired       = "TTL_EXPIRED"
 	RoutingLoop      = "ROUTING_LOOP"
 	NATMissing       = "NAT_MISSING"
+	NATWrongAddress  = "NAT_WRONG_ADDRESS"
+	DNATNoTarget     = "DNAT_NO_TARGET"
 	NoListener       = "NO_LISTENER"
 	NoReply          = "NO_REPLY"
 	DNSFailed        = "DNS_FAILED"
@@ -63,6 +66,9 @@ type Input struct {
 	// Chains are the base chains of each namespace, read when the outcome was
 	// known; nil when there was no need.
 	Chains map[string][]ruletrace.BaseChain
+	// Discovery is what was seen of ARP and neighbour discovery, whoever asked.
+	// It need not be complete.
+	Discovery []capture.Sighting
 	// SendError is what the kernel told the prober's socket when it sent. It is
 	// never the verdict, only a hint at why nothing was seen.
 	SendError error

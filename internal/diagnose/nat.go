@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 
+	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/path"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/report"
@@ -60,6 +61,184 @@ func sourceUnknown(s *scene) *cause {
 			the(e.ns.Name), e.source, e.out, e.network, the(e.ns.Name)),
 		fix: s.masquerade(e),
 	}
+}
+
+// natWrongAddress: the source was translated to an address that the translating
+// host does not have, so that what answers it finds nobody. It may be asked for
+// at the uplink, unanswered; or the answer was seen to go to it and to end
+// elsewhere. Two networks work with such an address and are left alone: where
+// the host answers for it by proxy, and where the address is routed to the
+// host, which only the routers beyond know.
+func natWrongAddress(s *scene) *cause {
+	t := s.translated()
+	if t == nil || t.ns.has(t.to) || t.ns.answersFor(t.to, t.link) {
+		return nil
+	}
+	lost := s.leg == "reply"
+	asked := s.askedFor(t.to, t.ns.Name, t.link.Name)
+	owner := s.ownerOf(t.to)
+	if !lost && owner == "" && !onLink(t.link, t.to) && (global(t.to) || !global(s.end.Tuple.Dst)) {
+		return s.routedAddress(t)
+	}
+	c := &cause{
+		code: NATWrongAddress, confidence: report.Reconstructed, netns: t.ns.Name, iface: t.link.Name, evidence: t.Evidence,
+		summary: fmt.Sprintf("%s gave the request the source %s at %s (%s), an address that it does not have", subject(t.ns.Name), t.to, t.link.Name, ruleWords(t.Rule)),
+	}
+	switch {
+	case owner != "":
+		c.summary += fmt.Sprintf(": it is %s's, which gets the answers.", owner)
+		c.evidence = append(slices.Clone(c.evidence), s.fact("address", owner, "%s has %s", owner, t.to))
+	case len(asked) > 0:
+		c.confidence = report.Observed
+		c.summary += fmt.Sprintf(". The network behind %s asked who has it and was not answered, so answers do not come here.", t.link.Name)
+		c.evidence = slices.Concat(c.evidence, asked)
+	case lost:
+		c.summary += fmt.Sprintf(": the answer to it got as far as %s.", the(s.end.NetNS))
+	default:
+		c.summary += fmt.Sprintf(", and no answer came within %s.", s.in.Waited)
+	}
+	c.evidence = append(slices.Clone(c.evidence), s.fact("address", t.ns.Name, "no interface of %s has %s", the(t.ns.Name), t.to))
+	c.advice, c.fix = fmt.Sprintf("%s has to translate to an address of its own (or to be given %s):", subject(t.ns.Name), t.to), s.correctSource(t)
+	return c
+}
+
+// routedAddress says what a translation to an address that the host does not
+// have asks of the routers beyond, of which nothing is known.
+func (s *scene) routedAddress(t *sourceNAT) *cause {
+	if s.seen.Code != NoReply {
+		return nil
+	}
+	return &cause{
+		code: NoReply, summary: s.seen.Summary, evidence: t.Evidence,
+		advice: fmt.Sprintf("%s translates the source to %s, which it does not have and which is in no network of %s: answers come only if the routers beyond send that address to it.",
+			subject(t.ns.Name), t.to, t.link.Name),
+	}
+}
+
+// sourceNAT is the translation of the source with which a request left.
+type sourceNAT struct {
+	report.Translation
+	ns       *namespace
+	link     *topology.Link
+	from, to netip.Addr
+}
+
+// translated is the translation of the request's source that is the last one
+// and the one that the lost packet shows; nil when there is none.
+func (s *scene) translated() *sourceNAT {
+	lost := s.end.Tuple.Src
+	switch {
+	case s.leg == "request" && (s.seen.Code != NoReply || s.end.Kind != path.Left || s.end.FrameFor != ""):
+		return nil
+	case s.leg == "reply":
+		lost = s.end.Tuple.Dst
+	}
+	for _, t := range slices.Backward(s.in.Path.Translations) {
+		ns := s.now(t.NetNS)
+		link := ns.Link(t.Interface)
+		if t.Leg != "request" || t.Field != "source" || addressOf(t.To) != lost || addressOf(t.From) == lost || link == nil {
+			continue
+		}
+		if s.leg == "reply" && s.end.NetNS == t.NetNS { // it was translated back there, or could have been
+			return nil
+		}
+		return &sourceNAT{Translation: t, ns: &namespace{ns}, link: link, from: addressOf(t.From), to: lost}
+	}
+	return nil
+}
+
+// namespace answers questions about addresses.
+type namespace struct{ *topology.Namespace }
+
+// has reports whether packets for an address are taken here.
+func (n *namespace) has(a netip.Addr) bool {
+	route := n.Lookup(topology.Query{Target: a}).Route
+	return n.Local(a) != nil || route != nil && route.Type == "local"
+}
+
+// answersFor reports whether ARP and neighbour discovery for an address that
+// the namespace does not have are answered at a link all the same.
+func (n *namespace) answersFor(a netip.Addr, link *topology.Link) bool {
+	if slices.Contains(n.Proxied, topology.Proxied{Address: a, Interface: link.Name}) {
+		return true
+	}
+	route := n.Lookup(topology.Query{Target: a}).Route
+	return a.Is4() && (link.Settings.ProxyARP || n.All.ProxyARP) && route != nil && route.Interface != link.Name
+}
+
+// ownerOf is the visible namespace that has an address, empty when none has.
+func (s *scene) ownerOf(a netip.Addr) string {
+	for i := range s.in.Topology.Namespaces {
+		if ns := s.now(s.in.Topology.Namespaces[i].Name); ns.Local(a) != nil {
+			return ns.Name
+		}
+	}
+	return ""
+}
+
+// askedFor is the evidence that somebody asked for the hardware address of an
+// address at an interface and that the namespace gave no answer; nil when
+// nobody was seen to ask.
+func (s *scene) askedFor(a netip.Addr, netns, iface string) []string {
+	times, by := 0, ""
+	for i := range s.in.Discovery {
+		d := &s.in.Discovery[i]
+		if d.Point.NetNS != netns || d.Point.Interface != iface {
+			continue
+		}
+		request, target := false, netip.Addr{}
+		if arp := d.Header.ARP; arp != nil {
+			request, target, by = arp.Request, arp.TargetAddr, arp.SenderAddr.String()
+			if !request {
+				target = arp.SenderAddr
+			}
+		} else if n := d.Header.Neighbour; n != nil {
+			request, target, by = n.Solicitation, n.Target, d.Header.Tuple.Src.String()
+		}
+		switch {
+		case target != a:
+		case !request:
+			return nil
+		case d.Direction == capture.Ingress:
+			times++
+		}
+	}
+	if times == 0 {
+		return nil
+	}
+	return []string{s.fact("neighbour", netns, "who has %s? asked %d times by %s at %s, not answered by %s", a, times, by, iface, the(netns))}
+}
+
+// correctSource is the command that translates to the link's own address in
+// front of the rule that does otherwise. Empty when that rule is not known or
+// a name does not fit into a command.
+func (s *scene) correctSource(t *sourceNAT) []string {
+	r := t.Rule
+	if r == nil || !nameable(r) || !plainName.MatchString(t.link.Name) {
+		return nil
+	}
+	network := netip.PrefixFrom(t.from, t.from.BitLen())
+	if back := t.ns.Lookup(topology.Query{Target: t.from}).Route; back != nil && back.Type == "unicast" && back.Destination.Bits() > 0 {
+		network = back.Destination
+	}
+	text := fmt.Sprintf("%s -t nat -I %s %d -s %s -o %s -j MASQUERADE", iptables(r), r.Chain, r.Number, network, t.link.Name)
+	if r.Backend == string(ruletrace.NFT) {
+		text = fmt.Sprintf("nft insert rule %s %s %s handle %d %s saddr %s oifname %s masquerade",
+			r.Family, r.Table, r.Chain, r.Handle, addressFamily(t.from), network, t.link.Name)
+	}
+	line, ok := s.command(t.NetNS, "%s", text)
+	if !ok || r.Handle == 0 && r.Number == 0 {
+		return nil
+	}
+	return []string{line}
+}
+
+// ruleWords names a rule in a sentence.
+func ruleWords(r *report.Rule) string {
+	if r == nil {
+		return "by which rule was not seen"
+	}
+	return "by a rule of chain " + chainOf(r)
 }
 
 // exposed finds where a request that left with a private source, and that

@@ -46,8 +46,65 @@ func byHandNAT() []Fault {
 				}
 				host.nft("delete table ip nat\n")
 			},
+		}, {
+			Name: "snat-wrong-address", Summary: "the host translates to an address of its network that nobody has",
+			netns: HostName, outcome: unanswered("NAT_WRONG_ADDRESS"), Probe: pinging("mynamespace", ipv4Target),
+			apply: func(host *node, _ Rule) { host.byHandSNAT("203.0.113.77") },
+		}, {
+			Name: "snat-silent", Summary: "the host translates to a second address that it has, and the target is silent",
+			netns: HostName, outcome: unanswered("NO_REPLY"), Probe: pinging("mynamespace", ipv4Target), NoFix: true,
+			apply: func(host *node, _ Rule) {
+				host.addr("eth0", "203.0.113.77/24")
+				host.byHandSNAT("203.0.113.77")
+				host.nodes["internet"].silent()
+			},
+		}, {
+			Name: "snat-proxied", Summary: "the host translates to an address that it answers for by proxy, and the target is silent",
+			netns: HostName, outcome: unanswered("NO_REPLY"), Probe: pinging("mynamespace", ipv4Target), NoFix: true,
+			apply: func(host *node, _ Rule) {
+				host.run("", "ip", "neigh", "add", "proxy", "203.0.113.77", "dev", "eth0")
+				host.byHandSNAT("203.0.113.77")
+				host.nodes["internet"].silent()
+			},
+		}, {
+			Name: "silent-target", Summary: "the target answers no pings",
+			netns: HostName, outcome: unanswered("NO_REPLY"), Probe: pinging("mynamespace", ipv4Target), NoFix: true,
+			apply: func(host *node, _ Rule) { host.nodes["internet"].silent() },
+		}, {
+			Name: "no-redirect-target", Summary: "the host redirects web requests to a proxy of its own that does not run",
+			netns: HostName, outcome: Truth{Outcome: "rejected", Leg: "request", Code: "DNAT_NO_TARGET"},
+			Probe: connecting("mynamespace", ipv4Target, 80), NoFix: true,
+			apply: func(host *node, _ Rule) {
+				if backend := host.network.Options.Backend; backend != NFT {
+					host.iptables(backend, false, "*nat\n-A PREROUTING -i veth0 -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 3128\n")
+					return
+				}
+				host.nft(`
+table ip nat {
+	chain prerouting {
+		type nat hook prerouting priority dstnat; policy accept;
+		iifname "veth0" tcp dport 80 redirect to :3128
+	}
+}
+`)
+			},
 		},
 	}
+}
+
+// byHandSNAT translates to an address in place of masquerading.
+func (n *node) byHandSNAT(to string) {
+	if backend := n.network.Options.Backend; backend != NFT {
+		n.iptables(backend, false, "*nat\n-F POSTROUTING\n-A POSTROUTING -s 172.19.0.0/24 -o eth0 -j SNAT --to-source "+to+"\n")
+		return
+	}
+	n.nft("flush chain ip nat postrouting\nadd rule ip nat postrouting ip saddr 172.19.0.0/24 oifname eth0 snat to " + to + "\n")
+}
+
+// silent makes a namespace answer no pings.
+func (n *node) silent() {
+	n.sysctl("net/ipv4/icmp_echo_ignore_all", "1")
+	n.sysctl("net/ipv6/icmp/echo_ignore_all", "1")
 }
 
 // dockerNAT are the faults of address translation around Docker's bridges.
@@ -65,8 +122,45 @@ func dockerNAT() []Fault {
 			apply: func(host *node, _ Rule) {
 				host.iptables(host.network.Options.Backend, false, "*nat\n-D POSTROUTING -s 172.18.0.0/16 ! -o br-5f1c3a9d2b7e -j MASQUERADE\n")
 			},
+		}, {
+			Name: "snat-wrong-address", Summary: "the host translates to an address of its network that nobody has",
+			netns: HostName, outcome: unanswered("NAT_WRONG_ADDRESS"), Probe: connecting("cnt01", ipv4Target, 80),
+			apply: func(host *node, _ Rule) {
+				host.iptables(host.network.Options.Backend, false, "*nat\n-I POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j SNAT --to-source 203.0.113.77\n")
+			},
+		}, {
+			Name: "silent-target", Summary: "the target answers no pings",
+			netns: HostName, outcome: unanswered("NO_REPLY"), Probe: pinging("cnt01", ipv4Target), NoFix: true,
+			apply: func(host *node, _ Rule) { host.nodes["internet"].silent() },
+		}, {
+			Name: "unknown-network", Summary: "the host does not translate towards a private network, and nobody there knows the containers",
+			netns: HostName, outcome: unanswered("NO_REPLY"), Probe: pinging("cnt01", netip.MustParseAddr("10.20.30.40")),
+			apply: func(host *node, _ Rule) {
+				host.nodes["internet"].addr("lo", "10.20.30.40/32")
+				host.iptables(host.network.Options.Backend, false, "*nat\n-I POSTROUTING -s 172.17.0.0/16 -d 10.0.0.0/8 -j ACCEPT\n")
+			},
+		}, {
+			Name: "dnat-no-listener", Summary: "port 8081 is published, and nothing listens in the container",
+			netns: HostName, outcome: Truth{Outcome: "rejected", Leg: "request", Code: "DNAT_NO_TARGET", NetNS: "cnt01"},
+			Probe: connecting("client", lanHost, 8081), NoFix: true,
+			apply: func(host *node, _ Rule) { host.publishPort("8081", "172.17.0.2", "81") },
+		}, {
+			Name: "dnat-stale-address", Summary: "port 8082 is published to an address that no container has any more",
+			netns: HostName, outcome: Truth{Outcome: "rejected", Leg: "request", Code: "DNAT_NO_TARGET"},
+			Probe: &Probe{Kind: "tcp", Source: "client", Target: lanHost, Port: 8082}, NoFix: true,
+			apply: func(host *node, _ Rule) { host.publishPort("8082", "172.17.0.9", "80") },
 		},
 	}
+}
+
+// publishPort adds the rules with which Docker publishes a container's port.
+func (n *node) publishPort(port, address, to string) {
+	n.iptables(n.network.Options.Backend, false, `
+*nat
+-A DOCKER ! -i docker0 -p tcp -m tcp --dport `+port+` -j DNAT --to-destination `+address+`:`+to+`
+*filter
+-A DOCKER -d `+address+`/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport `+to+` -j ACCEPT
+`)
 }
 
 // masqueradeNATFaults are the faults of address translation on the way of
@@ -89,6 +183,53 @@ func masqueradeNATFaults() []Fault {
 			apply: func(gateway *node, _ Rule) {
 				gateway.iptables(beside(gateway.network.Options.Backend), true, "*mangle\n-F\n")
 			},
+		}, {
+			Name: "snat-wrong-address", Summary: "the host translates to an address of its network that nobody has",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "NAT_WRONG_ADDRESS"},
+			apply: func(host *node, _ Rule) {
+				if backend := host.network.Options.Backend; backend != NFT {
+					host.iptables(backend, true, "*nat\n-F POST_public_allow\n-A POST_public_allow ! -o lo -j SNAT --to-source fd5a:ceb9:ed8d:fe0a::77\n")
+					return
+				}
+				host.nft("flush chain ip6 firewalld nat_POST_public_allow\nadd rule ip6 firewalld nat_POST_public_allow oifname != lo snat to fd5a:ceb9:ed8d:fe0a::77\n")
+			},
+		}, {
+			Name: "silent-target", Summary: "the target answers no pings",
+			netns: HostName, Probe: pinging("cnt01", masqueradeTarget), NoFix: true,
+			outcome: Truth{Outcome: "lost", Leg: "request", Code: "NO_REPLY", NetNS: "gateway"},
+			apply: func(host *node, _ Rule) { host.nodes["internet"].silent() },
+		}, {
+			Name: "dnat-no-listener", Summary: "the host sends port 8080 on to the container, where nothing listens",
+			netns: HostName, outcome: Truth{Outcome: "rejected", Leg: "request", Code: "DNAT_NO_TARGET", NetNS: "cnt01"},
+			Probe: connecting("router", masqueradeHost, 8080), NoFix: true,
+			apply: func(host *node, _ Rule) { host.forwardPort6("8080", masqueradeContainer.String()) },
+		}, {
+			Name: "dnat-stale-address", Summary: "the host sends port 8080 on to an address that no container has",
+			netns: HostName, outcome: Truth{Outcome: "rejected", Leg: "request", Code: "DNAT_NO_TARGET"},
+			Probe: &Probe{Kind: "tcp", Source: "router", Target: masqueradeHost, Port: 8080}, NoFix: true,
+			apply: func(host *node, _ Rule) { host.forwardPort6("8080", "fd5a:ceb9:ed8d:1::9") },
 		},
 	}
+}
+
+// forwardPort6 sends a TCP port of the host on to a container, as firewalld
+// does.
+func (n *node) forwardPort6(port, address string) {
+	if backend := n.network.Options.Backend; backend != NFT {
+		n.iptables(backend, true, `
+*nat
+-A PREROUTING -i ens192 -p tcp -m tcp --dport `+port+` -j DNAT --to-destination [`+address+`]:`+port+`
+*filter
+-I FORWARD -m conntrack --ctstate DNAT -j ACCEPT
+`)
+		return
+	}
+	n.nft(`
+table ip6 firewalld {
+	chain nat_PREROUTING {
+		type nat hook prerouting priority dstnat + 10; policy accept;
+		iifname "ens192" tcp dport ` + port + ` dnat to [` + address + `]:` + port + `
+	}
+}
+`)
 }

@@ -19,6 +19,10 @@ import (
 // same port.
 const maxKept = 1 << 14
 
+// maxDiscovery bounds how many packets of ARP and neighbour discovery a run
+// keeps. None of them is the probes' own, so those that are lost prove nothing.
+const maxDiscovery = 1 << 10
+
 // errTooMany is why a capture is not complete.
 var errTooMany = fmt.Errorf("more packets of this kind passed than a run keeps (%d)", maxKept)
 
@@ -36,6 +40,7 @@ type collector struct {
 	hits      []*ruletrace.Hit
 	drops     []skbdrop.Drop
 	pending   map[string][]*ruletrace.Hit // not yet resolved, by namespace
+	discovery []capture.Sighting          // ARP and neighbour discovery
 	overflow  bool
 }
 
@@ -44,6 +49,14 @@ func newCollector(probes *probes) *collector {
 }
 
 func (c *collector) sighting(s capture.Sighting) {
+	if s.Header.ARP != nil || s.Header.Neighbour != nil {
+		c.mu.Lock()
+		if len(c.discovery) < maxDiscovery {
+			c.discovery = append(c.discovery, s)
+		}
+		c.mu.Unlock()
+		return
+	}
 	if !c.probes.packet(&s.Header) {
 		return
 	}
@@ -115,6 +128,13 @@ func (c *collector) takeUnresolved(netns string) []*ruletrace.Hit {
 	hits := c.pending[netns]
 	delete(c.pending, netns)
 	return hits
+}
+
+// discovered is what was kept of ARP and neighbour discovery.
+func (c *collector) discovered() []capture.Sighting {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.discovery)
 }
 
 // complete reports whether everything that matched was kept.

@@ -368,7 +368,7 @@ func (r *run) report(started time.Time, tries []try) *report.Report {
 		t := &tries[i]
 		t.path = r.join(t.probe)
 		t.diagnosis = diagnose.Diagnose(diagnose.Input{
-			Path: t.path, Topology: r.topo, After: r.after, Probe: t.probe, Waited: r.cfg.Timeout, Sensors: r.sensed(), Chains: r.chains,
+			Path: t.path, Topology: r.topo, After: r.after, Probe: t.probe, Waited: r.cfg.Timeout, Sensors: r.sensed(), Chains: r.chains, Discovery: r.evidence.discovered(),
 			SendError: t.sendError, Interrupted: t.interrupted, Enter: r.enter(), Name: r.name(),
 		})
 	}

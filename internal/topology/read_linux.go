@@ -205,7 +205,7 @@ var addressFlags = []bit{
 // read reads the rest of what look has begun. What cannot be read is returned
 // as problems; the rest is there.
 func (r *reader) read(n *Namespace) (problems []error) {
-	for _, part := range []func(*Namespace) error{r.bridgeNF, r.settings, r.ports, r.routes, r.policy, r.neighbours, r.counters} {
+	for _, part := range []func(*Namespace) error{r.bridgeNF, r.settings, r.ports, r.routes, r.policy, r.neighbours, r.proxied, r.counters} {
 		if err := part(n); err != nil {
 			problems = append(problems, err)
 		}
@@ -573,6 +573,22 @@ func (r *reader) neighbours(n *Namespace) error {
 			Address: address(entry.IP), Interface: names[entry.LinkIndex],
 			MAC: entry.HardwareAddr.String(), State: state[0],
 		})
+	}
+	return nil
+}
+
+func (r *reader) proxied(n *Namespace) error {
+	names := n.linkNames()
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		entries, err := complete(func() ([]netlink.Neigh, error) { return r.handle.NeighProxyList(0, family) })
+		if err != nil {
+			return fmt.Errorf("read proxied neighbours: %w", err)
+		}
+		for _, entry := range entries {
+			if a := address(entry.IP); a.IsValid() {
+				n.Proxied = append(n.Proxied, Proxied{Address: a, Interface: names[entry.LinkIndex]})
+			}
+		}
 	}
 	return nil
 }

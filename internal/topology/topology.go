@@ -59,6 +59,9 @@ type Namespace struct {
 	Routes     []Route     `json:"routes"`
 	Policy     []Policy    `json:"policy"`
 	Neighbours []Neighbour `json:"neighbours"`
+	// Proxied are addresses that the namespace answers for on behalf of others
+	// ("ip neigh show proxy").
+	Proxied []Proxied `json:"proxied,omitempty"`
 	// All are the switches of conf.all: a forwarding switch that is on here is
 	// on for IPv6 everywhere and was written to every interface for IPv4; the
 	// larger of the two rp_filters counts.
@@ -245,6 +248,12 @@ type Neighbour struct {
 	MAC       string     `json:"mac,omitempty"`
 	// State is the kernel's word: reachable, stale, failed, incomplete, …
 	State string `json:"state"`
+}
+
+// Proxied is an address that is answered for at an interface.
+type Proxied struct {
+	Address   netip.Addr `json:"address"`
+	Interface string     `json:"interface"`
 }
 
 // Namespace returns the namespace with that name, or nil.
