@@ -197,7 +197,7 @@ func masqueradeNATFaults() []Fault {
 			Name: "silent-target", Summary: "the target answers no pings",
 			netns: HostName, Probe: pinging("cnt01", masqueradeTarget), NoFix: true,
 			outcome: Truth{Outcome: "lost", Leg: "request", Code: "NO_REPLY", NetNS: "gateway"},
-			apply: func(host *node, _ Rule) { host.nodes["internet"].silent() },
+			apply:   func(host *node, _ Rule) { host.nodes["internet"].silent() },
 		}, {
 			Name: "dnat-no-listener", Summary: "the host sends port 8080 on to the container, where nothing listens",
 			netns: HostName, outcome: Truth{Outcome: "rejected", Leg: "request", Code: "DNAT_NO_TARGET", NetNS: "cnt01"},
