@@ -78,7 +78,7 @@ be broken. Arguments after -- replace the scenario's own command.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&options.lab.Break, "break", "", "break the network with a `FAULT` (see --list)")
+	flags.StringVar(&options.lab.Break, "break", "", "break the network with a `FAULT`, or with several, separated by commas (see --list)")
 	flags.BoolVar(&options.lab.Opaque, "opaque", false, "let nobody look into the machines behind the host")
 	flags.StringVar((*string)(&options.lab.Backend), "backend", "", "write the host's rules with `TOOL`: nft, iptables-nft or iptables-legacy")
 	flags.Uint64Var(&options.lab.Seed, "seed", 0, "draw other addresses, interface names and positions of the rules from a `NUMBER`")
@@ -99,15 +99,6 @@ func (o *demoOptions) check() error {
 		return errors.New("give --shell or a command after --, not both")
 	}
 	return o.scenario.Check(o.lab)
-}
-
-// fault is the one that was asked for, or nil.
-func (o *demoOptions) fault() *lab.Fault {
-	i := slices.IndexFunc(o.scenario.Faults, func(f lab.Fault) bool { return f.Name == o.lab.Break })
-	if i < 0 {
-		return nil
-	}
-	return &o.scenario.Faults[i]
 }
 
 // listScenarios prints what can be built.
@@ -204,8 +195,9 @@ func (o *demoOptions) execCommand() (*exec.Cmd, error) {
 	args := o.command
 	if len(args) == 0 {
 		args = o.scenario.Command
-		if fault := o.fault(); fault != nil && fault.Probe != nil {
-			args = o.scenario.ProbeOf(fault.Name).Args()
+		shownBy := func(f lab.Fault) bool { return f.Probe != nil }
+		if slices.ContainsFunc(o.scenario.Broken(o.lab.Break), shownBy) {
+			args = o.scenario.ProbeOf(o.lab.Break).Args()
 		}
 	}
 	if o.output.value != "" {
@@ -222,7 +214,7 @@ func describe(options demoOptions, args []string) string {
 	for line := range strings.Lines(s.Picture) {
 		fmt.Fprintf(&text, "  %s", line)
 	}
-	if fault := options.fault(); fault != nil {
+	for _, fault := range s.Broken(options.lab.Break) {
 		fmt.Fprintf(&text, "\nbroken on purpose (%s): %s\n", fault.Name, fault.Summary)
 	}
 	if options.lab.Opaque {

@@ -68,15 +68,17 @@ func (p *Probe) Args() []string {
 	return append(args, p.Flags...)
 }
 
-// ProbeOf is what shows a fault, or that the network is healthy for an empty
-// name.
-func (s *Scenario) ProbeOf(name string) *Probe {
+// ProbeOf is what shows the faults of Options.Break, or that the network is
+// healthy if there are none.
+func (s *Scenario) ProbeOf(names string) *Probe {
 	p := Probe{Kind: "ping"}
 	if s.Target.Is6() {
 		p.Kind = "ping6"
 	}
-	if fault, ok := s.fault(name); ok && fault.Probe != nil {
-		p = *fault.Probe
+	for _, fault := range s.Broken(names) {
+		if fault.Probe != nil {
+			p = *fault.Probe
+		}
 	}
 	if p.Source == "" {
 		p.Source = s.Source

@@ -41,7 +41,8 @@ const HostName = "host"
 // Options choose a variant of a scenario. The zero value is the healthy
 // network as its users have it.
 type Options struct {
-	// Break is the name of one of the scenario's faults; empty breaks nothing.
+	// Break is the name of one of the scenario's faults, or several, separated by
+	// commas; empty breaks nothing.
 	Break string
 	// Backend writes the host's rules; empty means the scenario's first.
 	Backend Backend
@@ -156,12 +157,14 @@ func (s *Scenario) Check(options Options) error {
 	if options.Break == "" {
 		return nil
 	}
-	if _, ok := s.fault(options.Break); !ok {
-		var names []string
-		for _, fault := range s.Faults {
-			names = append(names, fault.Name)
+	var names []string
+	for _, fault := range s.Faults {
+		names = append(names, fault.Name)
+	}
+	for name := range strings.SplitSeq(options.Break, ",") {
+		if !slices.Contains(names, name) {
+			return fmt.Errorf("%s has no fault %q; it has %s", s.Name, name, join(names))
 		}
-		return fmt.Errorf("%s has no fault %q; it has %s", s.Name, options.Break, join(names))
 	}
 	return nil
 }
@@ -179,18 +182,18 @@ func (s *Scenario) Tools(options Options) []string {
 	return slices.Compact(tools)
 }
 
-// Truth returns what the network with these options must be explained as.
+// Truth returns what the network with these options must be explained as: of
+// several faults the first that a packet meets.
 func (s *Scenario) Truth(options Options) Truth {
 	backend := s.backend(options)
 	translations := s.translations(backend)
-	fault, broken := s.fault(options.Break)
-	if !broken {
+	broken := s.Broken(options.Break)
+	if len(broken) == 0 {
 		return Truth{Outcome: "replied", Leg: "reply", Code: "OK", Translations: s.seen(options, translations)}
 	}
+	fault := broken[0]
 	truth := fault.outcome
-	if truth.NetNS == "" {
-		truth.NetNS = fault.netns
-	}
+	truth.NetNS = fault.where()
 	if fault.rule != nil {
 		truth.Rule = fault.rule(backend)
 	}
@@ -241,7 +244,6 @@ func (s *Scenario) reached(fault Fault, truth Truth, translation Translation) bo
 	if translation.NetNS != fault.netns {
 		return at(translation.NetNS) < at(fault.netns)
 	}
-	hooks := []string{"prerouting", "input", "forward", "output", "postrouting"}
 	return slices.Index(hooks, translation.Hook) < slices.Index(hooks, truth.Hook)
 }
 

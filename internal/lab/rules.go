@@ -88,21 +88,19 @@ func (n *node) insert(rule Rule) {
 	n.iptables(rule.Backend, rule.Family == "ip6", fmt.Sprintf("*%s\n%s\n", rule.Table, strings.Replace(rule.Text, "-A", "-I", 1)))
 }
 
-// breakWith makes the fault that was asked for.
+// breakWith makes the faults that were asked for.
 func (b *builder) breakWith(options Options) {
-	fault, ok := b.network.Scenario.fault(options.Break)
-	if !ok {
-		return
+	for _, fault := range b.network.Scenario.Broken(options.Break) {
+		var rule Rule
+		if fault.rule != nil {
+			rule = fault.rule(options.Backend)
+		}
+		if fault.apply != nil {
+			fault.apply(b.nodes[fault.netns], rule)
+		} else {
+			b.nodes[fault.netns].insert(rule)
+		}
 	}
-	var rule Rule
-	if fault.rule != nil {
-		rule = fault.rule(options.Backend)
-	}
-	if fault.apply != nil {
-		fault.apply(b.nodes[fault.netns], rule)
-		return
-	}
-	b.nodes[fault.netns].insert(rule)
 }
 
 // beside is the backend of the rules that nft cannot write.

@@ -1,0 +1,68 @@
+//go:build linux
+
+package lab
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// Broken returns the faults that Options.Break names, in the order in which a
+// packet meets them.
+func (s *Scenario) Broken(names string) []Fault {
+	var all []Fault
+	for name := range strings.SplitSeq(names, ",") {
+		if fault, ok := s.fault(name); ok {
+			all = append(all, fault)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Fault) int { return s.compare(&a, &b) })
+	return all
+}
+
+// Certain reports whether it is certain which of two faults ends a packet when
+// both are there. It is not where both may act in one place, and where the
+// packet goes astray: it may not come to the other.
+func (s *Scenario) Certain(a, b *Fault) bool {
+	own := s.ProbeOf("")
+	for _, f := range []*Fault{a, b} {
+		p := s.ProbeOf(f.Name)
+		onTheWay := p.Kind == own.Kind && p.Source == own.Source && p.Target == own.Target && p.Port == own.Port
+		if !onTheWay || s.place(f) < 0 || leg(f) < 0 {
+			return false
+		}
+	}
+	first, second := a, b
+	if s.compare(a, b) > 0 {
+		first, second = b, a
+	}
+	ends := first.outcome.Outcome != "lost" || leg(first) < leg(second)
+	apart := leg(first) < leg(second) || first.where() != second.where() || hook(first) >= 0 && hook(first) < hook(second)
+	return ends && apart
+}
+
+// compare orders faults by leg, by the place on the way, and by the hook there.
+func (s *Scenario) compare(a, b *Fault) int {
+	return cmp.Or(cmp.Compare(leg(a), leg(b)), cmp.Compare(s.place(a), s.place(b)), cmp.Compare(hook(a), hook(b)))
+}
+
+func leg(f *Fault) int { return slices.Index([]string{"request", "reply"}, f.outcome.Leg) }
+
+// place is the position of a fault's namespace on its leg; -1 when it is not
+// on the scenario's way.
+func (s *Scenario) place(f *Fault) int {
+	path := s.Request
+	if f.outcome.Leg == "reply" {
+		path = s.Reply
+	}
+	return slices.IndexFunc(path, func(point string) bool { return strings.HasPrefix(point, f.where()+"/") })
+}
+
+// hooks in the order in which a packet passes them.
+var hooks = []string{"prerouting", "input", "forward", "output", "postrouting"}
+
+func hook(f *Fault) int { return slices.Index(hooks, f.outcome.Hook) }
+
+// where is the namespace that a packet ends in.
+func (f *Fault) where() string { return cmp.Or(f.outcome.NetNS, f.netns) }
