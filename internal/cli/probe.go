@@ -151,12 +151,13 @@ func (f *probeFlags) run(ctx context.Context, env *environment, kind, target, ho
 	if f.verbose {
 		cfg.Log = log.New(env.err, "pathtrace: ", log.Lmicroseconds).Printf
 	}
+	cfg.Print = func(r *report.Report) error { return f.output.write(env, r) }
 	r, err := live.Run(ctx, cfg)
 	if err != nil {
 		return withAdvice(err)
 	}
 	env.status = outcomeStatus(r)
-	return f.output.write(env, r)
+	return nil
 }
 
 // unresolved gives a missing name or address the status of a failed probe:

@@ -16,9 +16,10 @@ import (
 // it cannot see takes a reason away and proves nothing, so that a run without
 // it is as good as before.
 type drops struct {
-	sensor *skbdrop.Sensor // nil when it could not start
-	mu     sync.Mutex
-	err    error // why it is not ok
+	sensor  *skbdrop.Sensor // nil when it could not start
+	counted skbdrop.Stats   // when it was drained
+	mu      sync.Mutex
+	err     error // why it is not ok
 }
 
 func openDrops(topo *topology.Snapshot, probes *probes, cfg *Config) *drops {
@@ -51,10 +52,18 @@ func (d *drops) fail(err error) {
 	}
 }
 
-func (d *drops) close() {
+// count keeps what the drained sensor has counted.
+func (d *drops) count() {
 	if d.sensor != nil {
-		d.fail(d.sensor.Close())
+		d.counted = d.sensor.Stats()
 	}
+}
+
+func (d *drops) close() error {
+	if d.sensor == nil {
+		return nil
+	}
+	return d.sensor.Close()
 }
 
 // describe is the sensor's line in the report.
@@ -65,10 +74,9 @@ func (d *drops) describe() report.Sensor {
 	if d.sensor == nil {
 		s.State = "absent"
 	} else {
-		stats := d.sensor.Stats()
-		s.Received, s.Lost = stats.Received, stats.Lost
-		if stats.Lost > 0 {
-			s.State, s.Reason = "degraded", fmt.Sprintf("%d lost", stats.Lost)
+		s.Received, s.Lost = d.counted.Received, d.counted.Lost
+		if s.Lost > 0 {
+			s.State, s.Reason = "degraded", fmt.Sprintf("%d lost", s.Lost)
 		}
 	}
 	if d.err != nil {

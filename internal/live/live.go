@@ -10,6 +10,7 @@ package live
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -51,6 +52,9 @@ type Config struct {
 	Count int
 	// Timeout is how long each answer is waited for; 0 means 5 s.
 	Timeout time.Duration
+	// Print is called with the report as soon as it is known, while the sensors
+	// close; nil prints nothing.
+	Print func(*report.Report) error
 	// Version is the program's, for the report.
 	Version string
 	// Log is told what is done on the host before it is done; nil discards it.
@@ -67,8 +71,9 @@ const (
 )
 
 // Run traces the probes and explains one: the first that failed, or else the
-// first. An error means that it could not run as asked; a probe that fails is
-// a report.
+// first. An error without a report means that it could not run as asked; a
+// probe that fails is a report. An error beside a report says that it could not
+// be printed, or what may be left of the sensors.
 func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 	if cfg.Log == nil {
 		cfg.Log = func(string, ...any) {}
@@ -120,15 +125,21 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 			s.fail(sensorCapture, errTooMany)
 		}
 	}
+	r.count()
+	closed := make(chan error, 1)
+	go func() { closed <- r.close() }() // takes the kernel tens of milliseconds
 	var ending sync.WaitGroup
-	ending.Go(r.close)
 	ending.Go(r.resolve)
 	if !r.allReplied(tries) {
 		ending.Go(func() { r.after = handles.Reread() })
 		ending.Go(r.readChains)
 	}
 	ending.Wait()
-	return r.report(started, tries), nil
+	out := r.report(started, tries)
+	if cfg.Print != nil {
+		err = cfg.Print(out)
+	}
+	return out, errors.Join(err, <-closed)
 }
 
 // run is a live run between arming and report.
@@ -344,14 +355,24 @@ func (r *run) readChains() {
 	reading.Wait()
 }
 
-// close releases the sensors in parallel: each takes the kernel milliseconds.
-func (r *run) close() {
-	var closing sync.WaitGroup
+// count keeps what the sensors have counted: they are about to close.
+func (r *run) count() {
 	for _, s := range r.stations {
-		closing.Go(s.close)
+		s.count()
 	}
-	closing.Go(r.drops.close)
+	r.drops.count()
+}
+
+// close releases the sensors in parallel: each takes the kernel milliseconds.
+func (r *run) close() error {
+	errs := make([]error, len(r.stations)+1)
+	var closing sync.WaitGroup
+	for i, s := range r.stations {
+		closing.Go(func() { errs[i] = s.close() })
+	}
+	closing.Go(func() { errs[len(r.stations)] = r.drops.close() })
 	closing.Wait()
+	return errors.Join(errs...)
 }
 
 func (r *run) closeResolvers() {

@@ -38,6 +38,11 @@ type station struct {
 	reasons map[sensor]error // why a sensor is not ok
 	events  uint64
 	hits    uint64
+
+	// what the sensors had counted when they were drained
+	packets  capture.Stats
+	overruns uint64
+	logged   ruletrace.Stats
 }
 
 // sensor names a sensor in reports.
@@ -201,30 +206,50 @@ func (s *station) reason(which sensor) error {
 	return s.reasons[which]
 }
 
-func (s *station) close() {
+// close releases the sensors. An error says that something may be left of them.
+func (s *station) close() error {
+	var errs []error
 	if s.arming != nil {
-		s.fail(sensorTrace, s.arming.Close())
+		errs = append(errs, s.arming.Close())
 	}
 	if s.nflog != nil {
-		s.fail(sensorNFLog, s.nflog.Close())
+		errs = append(errs, s.nflog.Close())
 	}
 	if s.socket != nil {
-		s.fail(sensorConntrack, s.socket.Close())
+		errs = append(errs, s.socket.Close())
 	}
 	if s.ring != nil {
-		s.fail(sensorCapture, s.ring.Close())
+		errs = append(errs, s.ring.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("%s: close the sensors: %w", s.name, err)
+	}
+	return nil
+}
+
+// count keeps what the drained sensors have counted: later, while they close,
+// they can be asked no more.
+func (s *station) count() {
+	if s.ring != nil {
+		s.packets = s.ring.Stats()
+	}
+	if s.socket != nil {
+		s.overruns = s.socket.Stats().Overruns
+	}
+	if s.nflog != nil {
+		s.logged = s.nflog.Stats()
 	}
 }
 
 // captured reports whether every packet here was seen.
 func (s *station) captured() bool {
-	return s.ring != nil && s.ring.Stats().Lost == 0 && s.reason(sensorCapture) == nil
+	return s.ring != nil && s.packets.Lost == 0 && s.reason(sensorCapture) == nil
 }
 
 // traced reports whether every rule that a packet met here was seen.
 func (s *station) traced() bool {
-	nft := s.socket != nil && s.arming != nil && s.socket.Stats().Overruns == 0 && s.reason(sensorTrace) == nil
-	legacy := !s.legacy || (s.nflog != nil && s.nflog.Stats().Lost == 0 && s.reason(sensorNFLog) == nil)
+	nft := s.socket != nil && s.arming != nil && s.overruns == 0 && s.reason(sensorTrace) == nil
+	legacy := !s.legacy || (s.nflog != nil && s.logged.Lost == 0 && s.reason(sensorNFLog) == nil)
 	return nft && legacy
 }
 
@@ -247,23 +272,11 @@ func (s *station) sensors() []report.Sensor {
 		}
 		all = append(all, entry)
 	}
-	var ring capture.Stats
-	if s.ring != nil {
-		ring = s.ring.Stats()
-	}
-	add(sensorCapture, s.ring != nil, ring.Received, ring.Lost)
-	var overruns uint64
-	if s.socket != nil {
-		overruns = s.socket.Stats().Overruns
-	}
-	add(sensorConntrack, s.socket != nil, s.events, overruns)
-	add(sensorTrace, s.socket != nil && s.arming != nil, s.hits, overruns)
+	add(sensorCapture, s.ring != nil, s.packets.Received, s.packets.Lost)
+	add(sensorConntrack, s.socket != nil, s.events, s.overruns)
+	add(sensorTrace, s.socket != nil && s.arming != nil, s.hits, s.overruns)
 	if s.legacy || s.reason(sensorNFLog) != nil {
-		var log ruletrace.Stats
-		if s.nflog != nil {
-			log = s.nflog.Stats()
-		}
-		add(sensorNFLog, s.nflog != nil, log.Received, log.Lost)
+		add(sensorNFLog, s.nflog != nil, s.logged.Received, s.logged.Lost)
 	}
 	return all
 }
