@@ -1,0 +1,51 @@
+//go:build linux
+
+package accuracy
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// marker is the line of the file behind which Write replaces everything.
+const marker = "<!-- What follows is written by make accuracy. -->\n"
+
+// Write replaces the results in the documentation.
+func Write(file string, plan Plan, at time.Time, results []Result) error {
+	old, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	kept, _, ok := strings.Cut(string(old), marker)
+	if !ok {
+		return fmt.Errorf("%s has no line %q", file, strings.TrimSpace(marker))
+	}
+	return os.WriteFile(file, []byte(kept+marker+markdown(plan, at, results)), 0o644)
+}
+
+func markdown(plan Plan, at time.Time, results []Result) string {
+	b := Count(results)
+	var t strings.Builder
+	fmt.Fprintf(&t, "\n## Results\n\nSeed %d, %d runs on Linux %s, %s.\n\n%s", plan.Seed, len(results), release(), at.UTC().Format(time.DateOnly), b.Table())
+	fmt.Fprint(&t, "\n## Confusions\n\n")
+	if len(b.Confusions) == 0 {
+		fmt.Fprint(&t, "None.\n")
+	}
+	for _, i := range b.Confusions {
+		fmt.Fprintf(&t, "- `%s`: %s\n", results[i].Case, results[i].Confusion())
+	}
+	return t.String()
+}
+
+// release is the kernel's.
+func release() string {
+	var name unix.Utsname
+	if unix.Uname(&name) != nil {
+		return "unknown"
+	}
+	return unix.ByteSliceToString(name.Release[:])
+}
