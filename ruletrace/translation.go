@@ -52,6 +52,11 @@ func (r Rule) Translation() (kind string, ok bool) {
 				return "netmap", true
 			}
 			return word, true
+		case "set":
+			// "ip daddr set …", "tcp dport set …"; not "meta mark set …".
+			if i > 0 && slices.Contains([]string{"saddr", "daddr", "sport", "dport"}, w[i-1]) {
+				return "stateless", true
+			}
 		}
 	}
 	return "", false

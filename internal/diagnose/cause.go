@@ -15,10 +15,12 @@ import (
 // signature is proven only by what the sensors saw and the snapshots hold; a
 // cause that merely might be one returns nil.
 var causes = []func(*scene) *cause{
+	oneWay,        // oneway.go
 	forwardingOff, // forwarding.go
 	dnatNoTarget,  // dnat.go
 	natMissing,    // nat.go
 	natWrongAddress,
+	answeredFromElsewhere, // answer.go
 	sourceUnknown,
 }
 
@@ -31,6 +33,9 @@ type cause struct {
 	outcome            report.Outcome
 	confidence         report.Confidence
 	netns, iface       string
+	// byRule says that a rule dropped the packet because of this cause: the rule
+	// is not to be changed.
+	byRule bool
 	// evidence are further ids beside those of the leg's end, from scene.fact.
 	evidence []string
 	// fix are commands that can be pasted, each with the words that enter its
@@ -140,6 +145,9 @@ func (d *Diagnosis) take(c *cause) {
 	}
 	if c.netns != "" && c.iface == "" {
 		v.Interface = ""
+	}
+	if c.byRule {
+		v.Rule, v.Hook = nil, ""
 	}
 	v.Evidence = slices.Clone(v.Evidence)
 	for _, id := range c.evidence {

@@ -37,7 +37,9 @@ const (
 	RoutingLoop      = "ROUTING_LOOP"
 	NATMissing       = "NAT_MISSING"
 	NATWrongAddress  = "NAT_WRONG_ADDRESS"
+	PrefixMismatch   = "NAT_PREFIX_MISMATCH"
 	DNATNoTarget     = "DNAT_NO_TARGET"
+	AnsweredFrom     = "ANSWER_FROM_ELSEWHERE"
 	NoListener       = "NO_LISTENER"
 	NoReply          = "NO_REPLY"
 	DNSFailed        = "DNS_FAILED"
@@ -123,6 +125,8 @@ func judge(in *Input) report.Verdict {
 	p := in.Path
 	returned := p.Answer.Kind != path.None && p.Reply.End.Kind == path.Delivered && p.Reply.End.NetNS == in.Probe.NetNS
 	switch {
+	case returned && p.Answer.Unexpected:
+		return unexpected(in)
 	case returned && p.Answer.Kind == path.Reply:
 		return replied(in)
 	case p.Request.End.Kind == path.Dropped:

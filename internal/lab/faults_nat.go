@@ -2,7 +2,14 @@
 
 package lab
 
-import "net/netip"
+import (
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
 
 // unanswered is the truth about a probe that left and got no answer.
 func unanswered(code string) Truth { return Truth{Outcome: "lost", Leg: "request", Code: code} }
@@ -29,13 +36,7 @@ func byHandNAT() []Fault {
 		{
 			Name: "no-masquerade", Summary: "the host translates nothing: the rule for 172.19.0.0/24 is missing",
 			netns: HostName, outcome: unanswered("NAT_MISSING"), Probe: pinging("mynamespace", ipv4Target),
-			apply: func(host *node, _ Rule) {
-				if backend := host.network.Options.Backend; backend != NFT {
-					host.iptables(backend, false, "*nat\n-D POSTROUTING -s 172.19.0.0/24 -j MASQUERADE\n")
-					return
-				}
-				host.nft("flush chain ip nat postrouting\n")
-			},
+			apply: func(host *node, _ Rule) { host.byHandNoNAT() },
 		}, {
 			Name: "no-nat", Summary: "the host has no rules for address translation at all",
 			netns: HostName, outcome: unanswered("NAT_MISSING"), Probe: connecting("mynamespace", ipv4Target, 80),
@@ -62,7 +63,7 @@ func byHandNAT() []Fault {
 			Name: "snat-proxied", Summary: "the host translates to an address that it answers for by proxy, and the target is silent",
 			netns: HostName, outcome: unanswered("NO_REPLY"), Probe: pinging("mynamespace", ipv4Target), NoFix: true,
 			apply: func(host *node, _ Rule) {
-				host.run("", "ip", "neigh", "add", "proxy", "203.0.113.77", "dev", "eth0")
+				host.answerFor("203.0.113.77", "eth0")
 				host.byHandSNAT("203.0.113.77")
 				host.nodes["internet"].silent()
 			},
@@ -70,6 +71,26 @@ func byHandNAT() []Fault {
 			Name: "silent-target", Summary: "the target answers no pings",
 			netns: HostName, outcome: unanswered("NO_REPLY"), Probe: pinging("mynamespace", ipv4Target), NoFix: true,
 			apply: func(host *node, _ Rule) { host.nodes["internet"].silent() },
+		}, {
+			Name: "answer-from-elsewhere", Summary: "the target answers from another of its addresses",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "ANSWER_FROM_ELSEWHERE"},
+			Probe: pinging("mynamespace", ipv4Target), NoFix: true,
+			apply: func(host *node, _ Rule) { host.nodes["internet"].answerAs("ip", ipv4Target, googleAddresses[1]) },
+		}, {
+			Name: "stateless-one-way", Summary: "the host sets another source without conntrack, and nothing sets the answer's destination back",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "NAT_PREFIX_MISMATCH"},
+			Probe: pinging("mynamespace", ipv4Target),
+			apply: func(host *node, _ Rule) {
+				host.byHandNoNAT()
+				host.nft(`
+table ip stateless {
+	chain postrouting {
+		type filter hook postrouting priority 300; policy accept;
+		oifname "eth0" ip saddr 172.19.0.2 ip saddr set 203.0.113.1
+	}
+}
+`)
+			},
 		}, {
 			Name: "no-redirect-target", Summary: "the host redirects web requests to a proxy of its own that does not run",
 			netns: HostName, outcome: Truth{Outcome: "rejected", Leg: "request", Code: "DNAT_NO_TARGET"},
@@ -92,6 +113,15 @@ table ip nat {
 	}
 }
 
+// byHandNoNAT removes the rule that masquerades.
+func (n *node) byHandNoNAT() {
+	if backend := n.network.Options.Backend; backend != NFT {
+		n.iptables(backend, false, "*nat\n-D POSTROUTING -s 172.19.0.0/24 -j MASQUERADE\n")
+		return
+	}
+	n.nft("flush chain ip nat postrouting\n")
+}
+
 // byHandSNAT translates to an address in place of masquerading.
 func (n *node) byHandSNAT(to string) {
 	if backend := n.network.Options.Backend; backend != NFT {
@@ -99,6 +129,33 @@ func (n *node) byHandSNAT(to string) {
 		return
 	}
 	n.nft("flush chain ip nat postrouting\nadd rule ip nat postrouting ip saddr 172.19.0.0/24 oifname eth0 snat to " + to + "\n")
+}
+
+// answerAs makes a namespace send what it sends from one of its addresses with
+// the source of another one.
+func (n *node) answerAs(family string, from, to netip.Addr) {
+	n.nft(fmt.Sprintf(`
+table %[1]s elsewhere {
+	chain postrouting {
+		type filter hook postrouting priority 300; policy accept;
+		%[1]s saddr %[2]s %[1]s saddr set %[3]s
+	}
+}
+`, family, from, to))
+}
+
+// answerFor makes a namespace answer at a link for an address that it does not
+// have.
+func (n *node) answerFor(address, name string) {
+	n.do("answer for "+address+" in "+n.name, func() error {
+		link, err := n.link(name)
+		if err != nil {
+			return err
+		}
+		return n.handle.NeighAdd(&netlink.Neigh{
+			LinkIndex: link.Attrs().Index, Flags: netlink.NTF_PROXY, IP: net.ParseIP(n.disguise.text(address)), Family: unix.AF_INET,
+		})
+	})
 }
 
 // silent makes a namespace answer no pings.
@@ -139,6 +196,16 @@ func dockerNAT() []Fault {
 				host.nodes["internet"].addr("lo", "10.20.30.40/32")
 				host.iptables(host.network.Options.Backend, false, "*nat\n-I POSTROUTING -s 172.17.0.0/16 -d 10.0.0.0/8 -j ACCEPT\n")
 			},
+		}, {
+			Name: "answer-from-elsewhere", Summary: "the target answers from another of its addresses",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "ANSWER_FROM_ELSEWHERE"},
+			Probe: connecting("cnt01", ipv4Target, 80), NoFix: true,
+			apply: func(host *node, _ Rule) { host.nodes["internet"].answerAs("ip", ipv4Target, googleAddresses[1]) },
+		}, {
+			Name: "answer-from-elsewhere-untranslated", Summary: "the target answers a machine of the LAN from another of its addresses",
+			netns: "client", outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "ANSWER_FROM_ELSEWHERE"},
+			Probe: connecting("client", ipv4Target, 80), NoFix: true,
+			apply: func(client *node, _ Rule) { client.nodes["internet"].answerAs("ip", ipv4Target, googleAddresses[1]) },
 		}, {
 			Name: "dnat-no-listener", Summary: "port 8081 is published, and nothing listens in the container",
 			netns: HostName, outcome: Truth{Outcome: "rejected", Leg: "request", Code: "DNAT_NO_TARGET", NetNS: "cnt01"},
@@ -198,6 +265,26 @@ func masqueradeNATFaults() []Fault {
 			netns: HostName, Probe: pinging("cnt01", masqueradeTarget), NoFix: true,
 			outcome: Truth{Outcome: "lost", Leg: "request", Code: "NO_REPLY", NetNS: "gateway"},
 			apply:   func(host *node, _ Rule) { host.nodes["internet"].silent() },
+		}, {
+			Name: "answer-from-elsewhere", Summary: "the target answers from another of its addresses",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "ANSWER_FROM_ELSEWHERE"},
+			Probe: pinging("cnt01", masqueradeTarget), NoFix: true,
+			apply: func(host *node, _ Rule) { host.nodes["internet"].answerAs("ip6", masqueradeTarget, googleAddresses[3]) },
+		}, {
+			Name: "no-dnpt@gateway", Summary: "the gateway translates prefixes on the way out and not on the way in",
+			netns: "gateway", outcome: Truth{Outcome: "rejected", Leg: "reply", Code: "NAT_PREFIX_MISMATCH"},
+			Probe: pinging("cnt01", masqueradeTarget),
+			apply: func(gateway *node, _ Rule) {
+				gateway.iptables(beside(gateway.network.Options.Backend), true, "*mangle\n-F PREROUTING\n")
+			},
+		}, {
+			Name: "other-dnpt@gateway", Summary: "the gateway translates answers to another prefix than requests came from",
+			netns: "gateway", outcome: Truth{Outcome: "rejected", Leg: "reply", Code: "NAT_PREFIX_MISMATCH"},
+			Probe: pinging("cnt01", masqueradeTarget),
+			apply: func(gateway *node, _ Rule) {
+				backend := beside(gateway.network.Options.Backend)
+				gateway.iptables(backend, true, "*mangle\n-F PREROUTING\n-A PREROUTING -d 2001:db8:ff66::/64 -i zUntrust -j DNPT --src-pfx 2001:db8:ff66::/64 --dst-pfx fd5a:ceb9:ed8d:fe0b::/64\n")
+			},
 		}, {
 			Name: "dnat-no-listener", Summary: "the host sends port 8080 on to the container, where nothing listens",
 			netns: HostName, outcome: Truth{Outcome: "rejected", Leg: "request", Code: "DNAT_NO_TARGET", NetNS: "cnt01"},

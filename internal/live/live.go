@@ -280,7 +280,7 @@ func (r *run) await(ctx context.Context, probe path.Probe) {
 func (r *run) allReplied(tries []try) bool {
 	return !slices.ContainsFunc(tries, func(t try) bool {
 		p := r.join(t.probe)
-		return p.Answer.Kind != path.Reply || !returned(p, t.probe)
+		return p.Answer.Kind != path.Reply || p.Answer.Unexpected || !returned(p, t.probe)
 	})
 }
 
@@ -292,6 +292,9 @@ func returned(p *path.Path, probe path.Probe) bool {
 func (r *run) progress(probe path.Probe) progress {
 	p := r.join(probe)
 	if returned(p, probe) {
+		if p.Answer.Unexpected {
+			return ending // the one that is expected may follow
+		}
 		return decided
 	}
 	if r.evidence.hasUnresolved() {

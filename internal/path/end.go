@@ -8,6 +8,7 @@ import (
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/nat"
 	"github.com/pathtrace/pathtrace/packet"
+	"github.com/pathtrace/pathtrace/report"
 	"github.com/pathtrace/pathtrace/ruletrace"
 )
 
@@ -33,6 +34,42 @@ func (j *joiner) answer(kind AnswerKind, t *trail) Answer {
 	}
 	return a
 }
+
+// expected is the source that an answer had to have where it was first seen, by
+// what the request was last seen with there; invalid when the answer has it, or
+// the request was not seen there.
+func expected(request, reply *trail) netip.AddrPort {
+	if len(reply.sightings) == 0 {
+		return netip.AddrPort{}
+	}
+	first := &reply.sightings[0]
+	for _, sent := range slices.Backward(request.sightings) {
+		if sent.Point.NetNS != first.Point.NetNS {
+			continue
+		}
+		to, from := sent.Header.Tuple, first.Header.Tuple
+		if to.Dst == from.Src && to.DstPort == from.SrcPort || !unicast(to.Dst) {
+			break
+		}
+		return netip.AddrPortFrom(to.Dst, to.DstPort)
+	}
+	return netip.AddrPort{}
+}
+
+// unexpected reports whether an answer that ended so reached the prober with a
+// source that is not the target. What conntrack translates back there may not
+// have been told.
+func (j *joiner) unexpected(end *End) bool {
+	target, from := j.in.Probe.Tuple, end.Tuple
+	if end.Kind != Delivered || end.NetNS != j.in.Probe.NetNS || !unicast(target.Dst) || target.Dst == from.Src && target.DstPort == from.SrcPort {
+		return false
+	}
+	return !slices.ContainsFunc(j.translations, func(t report.Translation) bool {
+		return t.Leg == "request" && t.NetNS == end.NetNS && t.Field == string(nat.Destination) && t.To == from.Source()
+	})
+}
+
+func unicast(a netip.Addr) bool { return a.IsValid() && !a.IsMulticast() && !a.IsUnspecified() }
 
 // originHits names the namespace whose output chains an answer went through
 // before it was seen anywhere.
@@ -106,6 +143,7 @@ func (j *joiner) end(v *visit, all []element) End {
 		end.Kind, end.Next, end.FrameFor = Left, "", to
 	case diverted(all) == nil && isLocal(ns, currentTarget(all)):
 		end.Kind, end.Next = Delivered, ""
+		end.Tuple.Src, end.Tuple.SrcPort = currentSource(all)
 	}
 	if back := j.wayBack(ns, link, last, currentTarget(all)); back != "" && !end.Bridged && !passedRouting(all) {
 		end.Kind, end.Next, end.Parked, end.WayBack = Vanished, "the routing of "+v.netns, false, back
@@ -230,6 +268,21 @@ func bridged(s *capture.Sighting, topo *topology.Snapshot) bool {
 	return !slices.ContainsFunc(ns.Links, func(l topology.Link) bool {
 		return (l.Name == port.Bridge || l.Bridge == port.Bridge) && l.MAC == to.String()
 	})
+}
+
+// currentSource is the source that a packet had when it was delivered, with its
+// port.
+func currentSource(all []element) (netip.Addr, uint16) {
+	var source packet.Tuple
+	for i := range all {
+		if tuple, ok := all[i].tuple(); ok {
+			source = tuple
+		}
+		if s := all[i].step; s != nil && s.after.Src.IsValid() {
+			source = s.after
+		}
+	}
+	return source.Src, source.SrcPort
 }
 
 // currentTarget is the destination that the packet had at the end of a stay.

@@ -22,6 +22,10 @@ func Join(in Input) *Path {
 	if kind != None {
 		p.Reply = j.leg("reply", &reply, false)
 		p.Answer = j.answer(kind, &reply)
+		if kind != Error {
+			p.Answer.Expected = expected(&request, &reply)
+			p.Answer.Unexpected = j.unexpected(&p.Reply.End)
+		}
 	}
 	p.Translations = j.translations
 	p.Evidence = j.ledger.entries

@@ -75,6 +75,13 @@ type Answer struct {
 	// NetNS is the namespace that made the error, empty when it came from
 	// beyond what is visible.
 	NetNS string
+	// Expected is set when the answer came from elsewhere: where it was first
+	// seen its source is not what the request had been sent to there, which is
+	// this. The port is 0 for pings.
+	Expected netip.AddrPort
+	// Unexpected says that the answer reached the prober with another source
+	// than the target that the prober sent to.
+	Unexpected bool
 }
 
 // AnswerKind tells answers apart.

@@ -111,8 +111,9 @@ func once(sightings []capture.Sighting, first int) []capture.Sighting {
 
 // replyTrail finds what came back: the answer if there is one, otherwise an
 // ICMP error that quotes the request or a reset. What reached the prober comes
-// before what did not, and what was seen at an interface before what only met
-// rules: those of its own namespace may drop an answer before that.
+// before what did not, an answer from elsewhere after all others, and what was
+// seen at an interface before what only met rules: those of its own namespace
+// may drop an answer before that.
 func replyTrail(in *Input, request *trail) (trail, AnswerKind) {
 	var best *capture.Sighting
 	var bestKind AnswerKind
@@ -124,12 +125,15 @@ func replyTrail(in *Input, request *trail) (trail, AnswerKind) {
 		if kind == None {
 			continue
 		}
-		rank := 1
-		if kind == Reply {
-			rank++
+		rank := 2
+		switch {
+		case kind != Error && !request.sentTo(s.Header.Tuple):
+			rank = 1
+		case kind == Reply:
+			rank = 3
 		}
 		if s.Point.NetNS == in.Probe.NetNS && s.Direction == capture.Ingress {
-			rank += 2
+			rank += 3
 		}
 		if rank > bestRank {
 			best, bestKind, bestRank = s, kind, rank
@@ -155,7 +159,8 @@ func replyTrail(in *Input, request *trail) (trail, AnswerKind) {
 	return collect(in, sightings[first].Header, once(sightings, first)), bestKind
 }
 
-// answers says what a packet is to the request.
+// answers says what a packet is to the request. An answer is known by its
+// content: the target may have sent it from another one of its addresses.
 func answers(h *packet.Header, p Probe, request *trail) AnswerKind {
 	switch {
 	case h.IsICMPError():
@@ -164,7 +169,7 @@ func answers(h *packet.Header, p Probe, request *trail) AnswerKind {
 		}
 	case h.Tuple.Proto != p.Tuple.Proto:
 	case p.Tuple.Proto == packet.TCP:
-		if !h.Flags.Has(packet.ACK) || h.Ack != request.seed.Seq+1 || !request.knows(h.Tuple.Inverse()) {
+		if !h.Flags.Has(packet.ACK) || h.Ack != request.seed.Seq+1 || !request.sentFrom(h.Tuple) {
 			return None
 		}
 		if h.Flags.Has(packet.RST) {
@@ -221,6 +226,18 @@ func (t *trail) knows(tuple packet.Tuple) bool {
 		return true
 	}
 	return slices.ContainsFunc(t.sightings, func(s capture.Sighting) bool { return s.Header.Tuple == tuple })
+}
+
+// sentTo reports whether the packet was seen on its way to the source of an
+// answer, sentFrom whether on its way from the destination of one.
+func (t *trail) sentTo(answer packet.Tuple) bool {
+	to := func(sent packet.Tuple) bool { return sent.Dst == answer.Src && sent.DstPort == answer.SrcPort }
+	return to(t.seed.Tuple) || slices.ContainsFunc(t.sightings, func(s capture.Sighting) bool { return to(s.Header.Tuple) })
+}
+
+func (t *trail) sentFrom(answer packet.Tuple) bool {
+	from := func(sent packet.Tuple) bool { return sent.Src == answer.Dst && sent.SrcPort == answer.DstPort }
+	return from(t.seed.Tuple) || slices.ContainsFunc(t.sightings, func(s capture.Sighting) bool { return from(s.Header.Tuple) })
 }
 
 // collect gathers the rule hits, the conntrack events and the drops of the packet.

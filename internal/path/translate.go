@@ -179,7 +179,7 @@ func isAnswer(t packet.Tuple) bool {
 func ruleOf(field nat.Field, all []element) *step {
 	for i := range all {
 		s := all[i].step
-		if s == nil || s.hit == nil || s.hit.Kind != ruletrace.HitRule || s.Kind == "nat" {
+		if s == nil || s.hit == nil || s.hit.Kind != ruletrace.HitRule || s.Kind == "nat" && !s.stateless() {
 			continue
 		}
 		if rewrites(s.hit, field) && s.hit.Verdict != ruletrace.Drop {
@@ -187,6 +187,13 @@ func ruleOf(field nat.Field, all []element) *step {
 		}
 	}
 	return nil
+}
+
+// stateless reports whether the step is that of a rule that sets addresses or
+// ports itself, perhaps several of them.
+func (s *step) stateless() bool {
+	kind, _ := s.hit.Rule.Translation()
+	return kind == "stateless"
 }
 
 // rewrites reports whether the hit of a translating rule rewrites a field.
@@ -215,8 +222,12 @@ func rewrites(h *ruletrace.Hit, field nat.Field) bool {
 // byRule turns the hit of a translating rule into the step that says so.
 func (j *joiner) byRule(leg string, v *visit, c *change, s *step) {
 	kind, _ := s.hit.Rule.Translation()
+	if s.Kind == "nat" {
+		s.Text += "; " + c.text
+	} else {
+		s.Text = c.text
+	}
 	s.Kind, s.Dull, s.before, s.after = "nat", false, c.before, c.after
-	s.Text = c.text
 	s.Evidence = append(s.Evidence, j.proof(v, c)...)
 	if leg == "request" || c.flow == nil {
 		j.translations = append(j.translations, report.Translation{
@@ -267,6 +278,10 @@ func (j *joiner) withoutRule(leg string, v *visit, c *change) element {
 	case prefixTranslated(c, v):
 		known.Kind, known.Confidence, s.Confidence = "nptv6", report.Reconstructed, report.Reconstructed
 		s.Text += " (NPTv6: the checksum stayed; the rule was not seen)"
+	case j.undoes(c, v.netns):
+		s.Text += " (" + j.undone(v.netns, c.field) + "; conntrack did not tell)"
+		s.Confidence = report.Reconstructed
+		return e
 	default:
 		known.Kind = "unknown"
 		s.Text += " (by which rule is not known)"
@@ -293,6 +308,16 @@ func (j *joiner) firstRule(c *change, netns string, s *step, known *report.Trans
 			return
 		}
 	}
+}
+
+// undoes reports whether a change takes back what a rule of the same namespace
+// did to the request with conntrack's help: that translates answers back
+// without being asked, and without a word where its events are switched off.
+func (j *joiner) undoes(c *change, netns string) bool {
+	return slices.ContainsFunc(j.translations, func(t report.Translation) bool {
+		return t.NetNS == netns && t.Leg == "request" && t.Field != string(c.field) && t.From == c.to && t.To == c.from &&
+			slices.Contains([]string{"masquerade", "snat", "dnat", "redirect", "netmap"}, t.Kind)
+	})
 }
 
 // undone says which translation of the request an answer's change takes back.

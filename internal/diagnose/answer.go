@@ -1,0 +1,54 @@
+package diagnose
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/pathtrace/pathtrace/internal/path"
+	"github.com/pathtrace/pathtrace/report"
+)
+
+// unexpected judges an answer that reached the prober with a source from which
+// it expects none. What is connected to the target does not take it.
+func unexpected(in *Input) report.Verdict {
+	end := &in.Path.Reply.End
+	return report.Verdict{
+		Outcome: report.Dropped, Leg: "reply", Code: AnsweredFrom, Confidence: report.Observed,
+		NetNS: end.NetNS, Interface: end.Interface, Evidence: end.Evidence,
+		Summary: fmt.Sprintf("The answer reached %s, but as one from %s: %s expects it from %s, and a connection takes no other.",
+			the(end.NetNS), end.Tuple.Source(), the(end.NetNS), in.Probe.Tuple.Destination()),
+	}
+}
+
+// answeredFromElsewhere: the target answered from another address than the one
+// that the request was sent to. No conntrack entry expects that answer, so it
+// is not translated back, and no socket takes it.
+func answeredFromElsewhere(s *scene) *cause {
+	a := &s.in.Path.Answer
+	first := s.path.First
+	if s.leg != "reply" || !a.Expected.IsValid() || first == nil {
+		return nil
+	}
+	from := first.Header.Tuple.Source()
+	c := &cause{
+		code: AnsweredFrom, outcome: report.Dropped, confidence: report.Observed, evidence: s.path.Hops[0].Evidence,
+		summary: fmt.Sprintf("The request was sent to %s, and the answer came from %s, seen first in %s at %s.", expectedWords(a.Expected), from, the(first.Point.NetNS), first.Point.Interface),
+		advice:  fmt.Sprintf("The target has to answer from the address that it was asked at: what sends or translates its answers gives them the source %s.", first.Header.Tuple.Src),
+	}
+	switch {
+	case s.end.Kind == path.Delivered && s.end.NetNS == s.in.Probe.NetNS:
+		c.summary += fmt.Sprintf(" It reached %s, where no connection expects it.", the(s.end.NetNS))
+	case s.end.Kind == path.Delivered:
+		c.summary += fmt.Sprintf(" %s knows no flow that expects it, translated nothing back and took it itself.", subject(s.end.NetNS))
+	case s.end.NetNS != "":
+		c.summary += fmt.Sprintf(" It ended in %s.", the(s.end.NetNS))
+	}
+	return c
+}
+
+func expectedWords(a netip.AddrPort) string {
+	if a.Port() == 0 {
+		return a.Addr().String()
+	}
+	return a.String()
+}
