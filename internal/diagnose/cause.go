@@ -15,10 +15,11 @@ import (
 // signature is proven only by what the sensors saw and the snapshots hold; a
 // cause that merely might be one returns nil.
 var causes = []func(*scene) *cause{
-	oneWay,        // oneway.go
-	forwardingOff, // forwarding.go
-	dnatNoTarget,  // dnat.go
-	natMissing,    // nat.go
+	oneWay,         // oneway.go
+	hairpinMissing, // hairpin.go
+	forwardingOff,  // forwarding.go
+	dnatNoTarget,   // dnat.go
+	natMissing,     // nat.go
 	natWrongAddress,
 	answeredFromElsewhere, // answer.go
 	sourceUnknown,

@@ -38,6 +38,7 @@ const (
 	NATMissing       = "NAT_MISSING"
 	NATWrongAddress  = "NAT_WRONG_ADDRESS"
 	PrefixMismatch   = "NAT_PREFIX_MISMATCH"
+	HairpinMissing   = "HAIRPIN_MISSING"
 	DNATNoTarget     = "DNAT_NO_TARGET"
 	AnsweredFrom     = "ANSWER_FROM_ELSEWHERE"
 	NoListener       = "NO_LISTENER"

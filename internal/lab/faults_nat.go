@@ -212,6 +212,33 @@ func dockerNAT() []Fault {
 			Probe: connecting("client", lanHost, 8081), NoFix: true,
 			apply: func(host *node, _ Rule) { host.publishPort("8081", "172.17.0.2", "81") },
 		}, {
+			Name: "hairpin-off", Summary: "without docker-proxy, the container asks for its own published port, and its bridge port is not in hairpin mode",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "request", Code: "HAIRPIN_MISSING"},
+			Probe: connecting("cnt01", lanHost, 8080),
+			apply: func(host *node, _ Rule) { host.withoutProxy(true) },
+		}, {
+			Name: "hairpin-own-source", Summary: "without docker-proxy, the container asks for its own published port, and nothing masquerades that",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "request", Code: "HAIRPIN_MISSING", NetNS: "cnt01"},
+			Probe: connecting("cnt01", lanHost, 8080),
+			apply: func(host *node, _ Rule) {
+				host.withoutProxy(true)
+				host.hairpin("veth8c1f3e2")
+				host.iptables(host.network.Options.Backend, false, "*nat\n-D POSTROUTING -s 172.17.0.2/32 -d 172.17.0.2/32 -p tcp -m tcp --dport 80 -j MASQUERADE\n")
+			},
+		}, {
+			Name: "hairpin-short-way", Summary: "without docker-proxy and br_netfilter, a container asks for a port that another one of its bridge publishes",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "HAIRPIN_MISSING", NetNS: "cnt02"},
+			Probe: connecting("cnt02", lanHost, 8080),
+			apply: func(host *node, _ Rule) { host.withoutProxy(false) },
+		}, {
+			Name: "hairpin-no-listener", Summary: "without docker-proxy, a container asks for a published port that nothing listens on",
+			netns: HostName, outcome: Truth{Outcome: "rejected", Leg: "request", Code: "DNAT_NO_TARGET", NetNS: "cnt01"},
+			Probe: connecting("cnt02", lanHost, 8081), NoFix: true,
+			apply: func(host *node, _ Rule) {
+				host.withoutProxy(true)
+				host.iptables(host.network.Options.Backend, false, "*nat\n-A DOCKER -p tcp -m tcp --dport 8081 -j DNAT --to-destination 172.17.0.2:81\n")
+			},
+		}, {
 			Name: "dnat-stale-address", Summary: "port 8082 is published to an address that no container has any more",
 			netns: HostName, outcome: Truth{Outcome: "rejected", Leg: "request", Code: "DNAT_NO_TARGET"},
 			Probe: &Probe{Kind: "tcp", Source: "client", Target: lanHost, Port: 8082}, NoFix: true,
@@ -228,6 +255,29 @@ func (n *node) publishPort(port, address, to string) {
 *filter
 -A DOCKER -d `+address+`/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport `+to+` -j ACCEPT
 `)
+}
+
+// withoutProxy makes the rules those of Docker with its userland proxy off
+// (hairpin mode of the ports is left off), and says whether bridged packets
+// pass them.
+func (n *node) withoutProxy(bridgeNF bool) {
+	n.bridgeNF(bridgeNF)
+	n.iptables(n.network.Options.Backend, false, `
+*nat
+-F DOCKER
+-A DOCKER -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80
+`)
+}
+
+// hairpin lets a bridge port send out what it received.
+func (n *node) hairpin(name string) {
+	n.do("set hairpin mode of "+name+" in "+n.name, func() error {
+		link, err := n.link(name)
+		if err != nil {
+			return err
+		}
+		return n.handle.LinkSetHairpin(link, true)
+	})
 }
 
 // masqueradeNATFaults are the faults of address translation on the way of
