@@ -53,6 +53,20 @@ bench: build tools
 	@stat --format '%n has %s bytes' build/pathtrace
 	go test -run '^$$' -bench '$(BENCH)' -timeout 1h $(TESTFLAGS) ./...
 
+# make accuracy: how often pathtrace is right, on RUNS random networks for each
+# cause, drawn from SEED, into docs/accuracy.md; ONLY=NUMBER repeats one of them
+SEED ?= 1
+RUNS ?= 20
+.PHONY: accuracy
+accuracy: tools
+ifdef ONLY
+	go test ./internal/accuracy -run '^TestAccuracy$$/^runs$$/^$(ONLY)$$' -count=1 -v $(TESTFLAGS) -args -seed '$(SEED)' -runs '$(RUNS)'
+else
+	go test ./internal/accuracy -run '^TestAccuracy$$' -count=1 -timeout 3h $(TESTFLAGS) \
+		-args -seed '$(SEED)' -runs '$(RUNS)' -write '$(CURDIR)/docs/accuracy.md'
+	sed -n '/^## Results/,$$p' docs/accuracy.md
+endif
+
 # make fuzz: each fuzz target for FUZZTIME
 FUZZTIME ?= 20s
 .PHONY: fuzz

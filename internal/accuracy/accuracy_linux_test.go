@@ -28,7 +28,7 @@ const (
 
 // TestAccuracy draws networks, broken and healthy, and compares what a run says
 // with what was built. Each is a test of its own with a number, so that it can
-// be repeated: go test -run 'TestAccuracy/runs/^12$' … -args -seed 1.
+// be repeated: make accuracy ONLY=12.
 func TestAccuracy(t *testing.T) {
 	testenv.Privileged(t)
 	for _, s := range lab.Scenarios() {
@@ -46,14 +46,14 @@ func TestAccuracy(t *testing.T) {
 	var done []accuracy.Result
 	started := time.Now()
 	t.Run("runs", func(t *testing.T) {
-		for i, c := range cases {
-			t.Run(strconv.Itoa(i), func(t *testing.T) {
+		for _, c := range cases {
+			t.Run(strconv.Itoa(c.Number), func(t *testing.T) {
 				t.Parallel()
 				result, err := accuracy.Run(t.Context(), c)
 				if err != nil {
 					t.Fatalf("%s: %v", c, err)
 				}
-				results[i] = result
+				results[c.Number] = result
 				tell(t, &result)
 			})
 		}

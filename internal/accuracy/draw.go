@@ -29,6 +29,8 @@ type Plan struct {
 
 // Case is one network and one probe through it.
 type Case struct {
+	// Number is its place in the plan.
+	Number   int
 	Scenario string
 	Options  lab.Options
 	// Probe is what is sent.
@@ -85,6 +87,9 @@ func Draw(plan Plan) []Case {
 	pairs := pairs()
 	for range plan.Pairs {
 		cases = append(cases, d.of(pairs))
+	}
+	for i := range cases {
+		cases[i].Number = i
 	}
 	return cases
 }

@@ -22,8 +22,9 @@ func (s *Scenario) Broken(names string) []Fault {
 }
 
 // Certain reports whether it is certain which of two faults ends a packet when
-// both are there. It is not where both may act in one place, and where the
-// packet goes astray: it may not come to the other.
+// both are there. It is not where both may act in one place, where the packet
+// goes astray and may not come to the other, and where neither is a filter rule
+// and they may make up for one another.
 func (s *Scenario) Certain(a, b *Fault) bool {
 	own := s.ProbeOf("")
 	for _, f := range []*Fault{a, b} {
@@ -37,9 +38,14 @@ func (s *Scenario) Certain(a, b *Fault) bool {
 	if s.compare(a, b) > 0 {
 		first, second = b, a
 	}
-	ends := first.outcome.Outcome != "lost" || leg(first) < leg(second)
-	apart := leg(first) < leg(second) || first.where() != second.where() || hook(first) >= 0 && hook(first) < hook(second)
-	return ends && apart
+	lost, together := first.outcome.Outcome == "lost", first.where() == second.where()
+	switch {
+	case !first.ByRule() && !second.ByRule():
+		return !lost && !together
+	case leg(first) < leg(second):
+		return true
+	}
+	return !lost && (!together || hook(first) >= 0 && hook(first) < hook(second))
 }
 
 // compare orders faults by leg, by the place on the way, and by the hook there.

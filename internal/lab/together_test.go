@@ -18,6 +18,8 @@ func TestFaultsTogether(t *testing.T) {
 		{"netns-by-hand", "no-forwarding", ReplyDrop, true},
 		{"netns-by-hand", "no-forwarding", ForwardDrop, false},
 		{"netns-by-hand", ForwardDrop, Reject, false},
+		{"netns-by-hand", "no-forwarding", "no-masquerade", false},
+		{"netns-by-hand", "no-masquerade", ReplyDrop, true},
 		{"netns-by-hand", DNSDrop, ForwardDrop, false},
 	} {
 		s, err := Find(tt.scenario)
