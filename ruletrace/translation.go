@@ -1,6 +1,7 @@
 package ruletrace
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -61,3 +62,10 @@ func (r Rule) Translation() (kind string, ok bool) {
 	}
 	return "", false
 }
+
+// notrack is what a rule says that keeps packets from connection tracking.
+var notrack = regexp.MustCompile(`-j (CT .*--notrack|NOTRACK)( |$)|(^| )notrack( |$)`)
+
+// Untracks reports whether a rule keeps packets from connection tracking, and so
+// from being translated by it.
+func (r Rule) Untracks() bool { return notrack.MatchString(r.Text) }

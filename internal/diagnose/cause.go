@@ -22,6 +22,7 @@ var causes = []func(*scene) *cause{
 	natMissing,     // nat.go
 	natWrongAddress,
 	answeredFromElsewhere, // answer.go
+	untracked,             // untracked.go
 	sourceUnknown,
 }
 

@@ -44,6 +44,12 @@ func natMissing(s *scene) *cause {
 	if e.beyond != nil {
 		c.summary += fmt.Sprintf(" The next on the way, %s, has no route back to it.", e.beyond.Name)
 	}
+	if step := s.untracks(e.ns.Name); step != nil {
+		c.summary += fmt.Sprintf(" A rule of chain %s kept it from connection tracking, and what is not tracked is not translated.", chainOf(step.Rule))
+		c.evidence = append(c.evidence, step.Evidence...)
+		c.advice, c.fix = s.track(e.ns.Name, step.Rule)
+		return c
+	}
 	c.advice, c.fix = fmt.Sprintf("%s has to translate what comes from %s and leaves by %s:", subject(e.ns.Name), e.network, e.out), s.masquerade(e)
 	return c
 }

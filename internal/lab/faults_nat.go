@@ -92,6 +92,41 @@ table ip stateless {
 `)
 			},
 		}, {
+			Name: "untracked-reply", Summary: "a rule keeps answers from connection tracking, so that they are not translated back",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "REPLY_LOST_HERE"},
+			Probe: pinging("mynamespace", ipv4Target),
+			apply: func(host *node, _ Rule) {
+				if backend := host.network.Options.Backend; backend != NFT {
+					host.iptables(backend, false, "*raw\n-A PREROUTING -i eth0 -p icmp -j CT --notrack\n")
+					return
+				}
+				host.nft(`
+table ip raw {
+	chain prerouting {
+		type filter hook prerouting priority raw; policy accept;
+		iifname "eth0" ip protocol icmp notrack
+	}
+}
+`)
+			},
+		}, {
+			Name: "untracked-request", Summary: "a rule keeps requests from connection tracking, so that they are not translated",
+			netns: HostName, outcome: unanswered("NAT_MISSING"), Probe: pinging("mynamespace", ipv4Target),
+			apply: func(host *node, _ Rule) {
+				if backend := host.network.Options.Backend; backend != NFT {
+					host.iptables(backend, false, "*raw\n-A PREROUTING -i veth0 -p icmp -j CT --notrack\n")
+					return
+				}
+				host.nft(`
+table ip raw {
+	chain prerouting {
+		type filter hook prerouting priority raw; policy accept;
+		iifname "veth0" ip protocol icmp notrack
+	}
+}
+`)
+			},
+		}, {
 			Name: "no-redirect-target", Summary: "the host redirects web requests to a proxy of its own that does not run",
 			netns: HostName, outcome: Truth{Outcome: "rejected", Leg: "request", Code: "DNAT_NO_TARGET"},
 			Probe: connecting("mynamespace", ipv4Target, 80), NoFix: true,
@@ -116,7 +151,7 @@ table ip nat {
 // byHandNoNAT removes the rule that masquerades.
 func (n *node) byHandNoNAT() {
 	if backend := n.network.Options.Backend; backend != NFT {
-		n.iptables(backend, false, "*nat\n-D POSTROUTING -s 172.19.0.0/24 -j MASQUERADE\n")
+		n.iptables(backend, false, "*nat\n-F POSTROUTING\n")
 		return
 	}
 	n.nft("flush chain ip nat postrouting\n")
@@ -195,6 +230,13 @@ func dockerNAT() []Fault {
 			apply: func(host *node, _ Rule) {
 				host.nodes["internet"].addr("lo", "10.20.30.40/32")
 				host.iptables(host.network.Options.Backend, false, "*nat\n-I POSTROUTING -s 172.17.0.0/16 -d 10.0.0.0/8 -j ACCEPT\n")
+			},
+		}, {
+			Name: "untracked-reply", Summary: "a rule keeps web traffic from connection tracking, so that answers are not translated back",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "REPLY_LOST_HERE"},
+			Probe: connecting("cnt01", ipv4Target, 80),
+			apply: func(host *node, _ Rule) {
+				host.iptables(host.network.Options.Backend, false, "*raw\n-A PREROUTING -i eth0 -p tcp -m tcp --sport 80 -j CT --notrack\n")
 			},
 		}, {
 			Name: "answer-from-elsewhere", Summary: "the target answers from another of its addresses",

@@ -91,8 +91,12 @@ func (j *joiner) sentAs(leg string, first packet.Tuple, flow *nat.Event, reply b
 // behind returns the tuple of a packet that was not seen to leave: as it was
 // last seen, with what conntrack had already done to it. The destination is
 // translated in prerouting or output; the source in postrouting, which such a
-// packet is known to have got to only by its rule hit there, or in input.
+// packet is known to have got to only by its rule hit there, or in input. What
+// is kept from conntrack is not translated.
 func (j *joiner) behind(netns string, last, expected packet.Tuple, all []element) packet.Tuple {
+	if slices.ContainsFunc(all, func(e element) bool { return e.step != nil && e.step.hit != nil && e.step.hit.Rule.Untracks() }) {
+		return last
+	}
 	answer := isAnswer(last)
 	at := element{stage: stagePrerouting, priority: destinationNAT}
 	if isLocal(j.in.Topology.Namespace(netns), last.Src) {

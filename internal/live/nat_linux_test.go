@@ -1,0 +1,80 @@
+package live_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/pathtrace/pathtrace/internal/lab"
+	"github.com/pathtrace/pathtrace/report"
+)
+
+// TestStatelessNAT: rules that set addresses are named as what translated, in
+// both directions, and one rule may set both ends of a packet.
+func TestStatelessNAT(t *testing.T) {
+	t.Parallel()
+	n := build(t, "netns-by-hand", lab.Options{Backend: lab.NFT})
+	command(t, n.Host, "nft", `
+flush chain ip nat postrouting
+table ip stateless {
+	chain out {
+		type filter hook postrouting priority 300;
+		oifname eth0 ip saddr 172.19.0.2 ip daddr 8.8.8.8 ip saddr set 203.0.113.1 ip daddr set 8.8.4.4
+	}
+	chain in {
+		type filter hook prerouting priority raw;
+		iifname eth0 ip saddr 8.8.4.4 ip daddr 203.0.113.1 ip saddr set 8.8.8.8 ip daddr set 172.19.0.2
+	}
+}`)
+	r := trace(t, n, probing(n, n.Scenario.ProbeOf("")))
+	if r.Verdict.Outcome != report.Replied || r.Verdict.Code != "OK" {
+		t.Errorf("got %s %s, want a reply", r.Verdict.Outcome, r.Verdict.Code)
+	}
+	type translation struct{ Leg, Field, From, To, Chain string }
+	var got []translation
+	for _, tr := range r.Translations {
+		if tr.Kind != "stateless" || tr.Confidence != report.Observed || tr.Rule == nil {
+			t.Errorf("got %+v, want a stateless rule", tr)
+			continue
+		}
+		got = append(got, translation{tr.Leg, tr.Field, tr.From, tr.To, tr.Rule.Chain})
+	}
+	tell(t, []translation{
+		{"request", "destination", "8.8.8.8", "8.8.4.4", "out"}, {"request", "source", "172.19.0.2", "203.0.113.1", "out"},
+		{"reply", "destination", "203.0.113.1", "172.19.0.2", "in"}, {"reply", "source", "8.8.4.4", "8.8.8.8", "in"},
+	}, got)
+	if t.Failed() {
+		t.Logf("report:\n%s", text(t, r))
+	}
+}
+
+// TestNATWithoutEvents: conntrack translates back also where it tells nobody.
+func TestNATWithoutEvents(t *testing.T) {
+	t.Parallel()
+	for _, s := range []string{"netns-by-hand", "docker-bridge", "ipv6-masquerade"} {
+		t.Run(s, func(t *testing.T) {
+			t.Parallel()
+			n := build(t, s, lab.Options{})
+			command(t, n.Host, "sysctl", "-qw", "net.netfilter.nf_conntrack_events=0")
+			probes := []*lab.Probe{n.Scenario.ProbeOf(""), {Kind: "tcp", Source: n.Scenario.Source, Target: n.Scenario.Target, Port: 80}}
+			if s == "docker-bridge" { // the published port, from outside and from the host itself
+				host := netip.MustParseAddr("203.0.113.1")
+				probes = append(probes, &lab.Probe{Kind: "tcp", Source: "client", Target: host, Port: 8080},
+					&lab.Probe{Kind: "tcp", Source: lab.HostName, Target: host, Port: 8080})
+			}
+			for _, p := range probes {
+				r := trace(t, n, probing(n, p))
+				if r.Verdict.Outcome != report.Replied || r.Verdict.Code != "OK" || len(r.Findings) != 0 {
+					t.Errorf("%s: got %s %s, want a reply", p.Kind, r.Verdict.Outcome, r.Verdict.Code)
+				}
+				for _, tr := range r.Translations {
+					if tr.Kind == "unknown" {
+						t.Errorf("%s: got %+v", p.Kind, tr)
+					}
+				}
+				if t.Failed() {
+					t.Logf("report:\n%s", text(t, r))
+				}
+			}
+		})
+	}
+}
