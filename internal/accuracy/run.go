@@ -189,8 +189,12 @@ func (r *Result) compare(n *lab.Network, truth lab.Truth) {
 		want.NetNS, want.Interface = got.NetNS, got.Interface
 	}
 	for _, f := range []struct{ name, want, got string }{
-		{"outcome", want.Outcome, got.Outcome}, {"code", want.Code, got.Code}, {"leg", want.Leg, got.Leg},
-		{"netns", want.NetNS, got.NetNS}, {"hook", want.Hook, got.Hook}, {"rule", want.Rule, got.Rule},
+		{"outcome", want.Outcome, got.Outcome},
+		{"code", want.Code, got.Code},
+		{"leg", want.Leg, got.Leg},
+		{"netns", want.NetNS, got.NetNS},
+		{"hook", want.Hook, got.Hook},
+		{"rule", want.Rule, got.Rule},
 	} {
 		// What is behind the host is nobody's namespace.
 		unknown := f.name == "netns" && f.want == "" && want.Outcome == string(report.Lost)

@@ -148,14 +148,14 @@ func atoms(value any) []string {
 	var all []string
 	var walk func(reflect.Value)
 	walk = func(v reflect.Value) {
-		if s, ok := v.Interface().(fmt.Stringer); ok {
+		if s, ok := reflect.TypeAssert[fmt.Stringer](v); ok {
 			all = append(all, s.String())
 			return
 		}
 		switch v.Kind() {
 		case reflect.Struct:
-			for i := range v.NumField() {
-				walk(v.Field(i))
+			for _, field := range v.Fields() {
+				walk(field)
 			}
 		case reflect.Slice:
 			for i := range v.Len() {
