@@ -95,6 +95,9 @@ func (s *scene) unclaimed(target netip.Addr) bool {
 	if d := s.end.Drop; d != nil {
 		return d.Reason == "NEIGH_FAILED" || d.Function == "neigh_invalidate"
 	}
+	if s.seen.Code == Neighbour && s.in.Path.Answer.NetNS == s.end.NetNS { // a retransmission may be asking again by now
+		return true
+	}
 	return slices.ContainsFunc(ns.Neighbours, func(n topology.Neighbour) bool {
 		return n.Address == target && n.Interface == route.Interface && n.State == "failed"
 	})

@@ -77,7 +77,7 @@ func sourceUnknown(s *scene) *cause {
 // host, which only the routers beyond know.
 func natWrongAddress(s *scene) *cause {
 	t := s.translated()
-	if t == nil || t.ns.has(t.to) || t.ns.answersFor(t.to, t.link) {
+	if t == nil || s.end.Kind == path.Dropped || t.ns.has(t.to) || t.ns.answersFor(t.to, t.link) {
 		return nil
 	}
 	lost := s.leg == "reply"
