@@ -378,6 +378,29 @@ func masqueradeNATFaults() []Fault {
 				gateway.iptables(backend, true, "*mangle\n-F PREROUTING\n-A PREROUTING -d 2001:db8:ff66::/64 -i zUntrust -j DNPT --src-pfx 2001:db8:ff66::/64 --dst-pfx fd5a:ceb9:ed8d:fe0b::/64\n")
 			},
 		}, {
+			Name: "hairpin-off", Summary: "the host sends the container's own requests for port 8080 back to it, and its bridge port is not in hairpin mode",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "request", Code: "HAIRPIN_MISSING"},
+			Probe: connecting("cnt01", masqueradeHost, 8080),
+			apply: func(host *node, _ Rule) {
+				host.nodes["cnt01"].listenTCP(netip.IPv6Unspecified(), 8080, serveHTTP)
+				host.bridgeNF(true)
+				host.forwardPort6("8080", masqueradeContainer.String())
+			},
+		}, {
+			Name: "hairpin-own-source", Summary: "the host sends the container's own requests for port 8080 back to it with the container's source",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "HAIRPIN_MISSING", NetNS: "cnt01"},
+			Probe: connecting("cnt01", masqueradeHost, 8080),
+			apply: func(host *node, _ Rule) {
+				host.nodes["cnt01"].listenTCP(netip.IPv6Unspecified(), 8080, serveHTTP)
+				host.bridgeNF(false)
+				host.forwardPort6("8080", masqueradeContainer.String())
+				if backend := host.network.Options.Backend; backend != NFT {
+					host.iptables(backend, true, "*nat\n-F POST_public_allow\n-A POST_public_allow -o ens192 -j MASQUERADE\n")
+					return
+				}
+				host.nft("flush chain ip6 firewalld nat_POST_public_allow\nadd rule ip6 firewalld nat_POST_public_allow oifname ens192 masquerade\n")
+			},
+		}, {
 			Name: "dnat-no-listener", Summary: "the host sends port 8080 on to the container, where nothing listens",
 			netns: HostName, outcome: Truth{Outcome: "rejected", Leg: "request", Code: "DNAT_NO_TARGET", NetNS: "cnt01"},
 			Probe: connecting("router", masqueradeHost, 8080), NoFix: true,
@@ -397,7 +420,7 @@ func (n *node) forwardPort6(port, address string) {
 	if backend := n.network.Options.Backend; backend != NFT {
 		n.iptables(backend, true, `
 *nat
--A PREROUTING -i ens192 -p tcp -m tcp --dport `+port+` -j DNAT --to-destination [`+address+`]:`+port+`
+-A PREROUTING -d `+masqueradeHost.String()+` -p tcp -m tcp --dport `+port+` -j DNAT --to-destination [`+address+`]:`+port+`
 *filter
 -I FORWARD -m conntrack --ctstate DNAT -j ACCEPT
 `)

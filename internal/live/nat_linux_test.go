@@ -1,6 +1,7 @@
 package live_test
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -74,6 +75,51 @@ func TestNATWithoutEvents(t *testing.T) {
 				if t.Failed() {
 					t.Logf("report:\n%s", text(t, r))
 				}
+			}
+		})
+	}
+}
+
+// TestHairpinNeeds measures what a turn back into one's own bridge needs: hairpin
+// mode of the port only where br_netfilter keeps the packet on the bridge, and
+// a translated source only where the sender is the target itself or where
+// br_netfilter does not show the answer to conntrack.
+func TestHairpinNeeds(t *testing.T) {
+	t.Parallel()
+	type network struct {
+		bridgeNF, hairpin, masquerade, own bool
+	}
+	works := func(n network) bool {
+		if n.own {
+			return n.masquerade && (n.hairpin || !n.bridgeNF)
+		}
+		return n.bridgeNF // the rule masquerades the container's own requests only
+	}
+	for i := range 16 {
+		of := network{bridgeNF: i&1 != 0, hairpin: i&2 != 0, masquerade: i&4 != 0, own: i&8 != 0}
+		t.Run(fmt.Sprintf("%+v", of), func(t *testing.T) {
+			t.Parallel()
+			n := build(t, "docker-bridge", lab.Options{Backend: lab.IPTablesNFT, NoBridgeNF: !of.bridgeNF})
+			iptables := func(words ...string) { command(t, n.Host, append([]string{"iptables-nft", "-t", "nat"}, words...)...) }
+			iptables("-F", "DOCKER")
+			iptables("-A", "DOCKER", "-p", "tcp", "--dport", "8080", "-j", "DNAT", "--to-destination", "172.17.0.2:80")
+			if !of.masquerade {
+				iptables("-D", "POSTROUTING", "-s", "172.17.0.2", "-d", "172.17.0.2", "-p", "tcp", "--dport", "80", "-j", "MASQUERADE")
+			}
+			if of.hairpin {
+				command(t, n.Host, "bridge", "link", "set", "dev", "veth8c1f3e2", "hairpin", "on")
+			}
+			p := &lab.Probe{Kind: "tcp", Source: "cnt02", Target: netip.MustParseAddr("203.0.113.1"), Port: 8080}
+			if of.own {
+				p.Source = "cnt01"
+			}
+			r := trace(t, n, probing(n, p))
+			want := "HAIRPIN_MISSING"
+			if works(of) {
+				want = "OK"
+			}
+			if r.Verdict.Code != want {
+				t.Errorf("got %s, want %s:\n%s", r.Verdict.Code, want, text(t, r))
 			}
 		})
 	}

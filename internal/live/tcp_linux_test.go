@@ -259,7 +259,7 @@ func TestHairpin(t *testing.T) {
 		}{
 			"on": {true, answeredAt("cnt01", round, round, dnat, masquerade)},
 			"off": {false, verdict{
-				Outcome: report.Dropped, Leg: "request", Code: "KERNEL_DROP", NetNS: "host", Confidence: report.Reconstructed,
+				Outcome: report.Dropped, Leg: "request", Code: "HAIRPIN_MISSING", NetNS: "host", Confidence: report.Reconstructed,
 				Translations: []string{dnat}, Request: round[:3],
 			}},
 		} {
@@ -282,7 +282,7 @@ func TestHairpin(t *testing.T) {
 				r := trace(t, n, cfg)
 				mechanism := "vanished between host/docker0 and a port of docker0"
 				if !tt.on && told(t, r) {
-					mechanism, tt.want.Confidence = "NOT_SPECIFIED@br_handle_frame_finish", report.Observed
+					mechanism = "NOT_SPECIFIED@br_handle_frame_finish"
 				}
 				tell(t, tt.want, shorten(r))
 				if !tt.on && r.Verdict.Mechanism != mechanism {
