@@ -8,7 +8,6 @@ import (
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/nat"
 	"github.com/pathtrace/pathtrace/packet"
-	"github.com/pathtrace/pathtrace/report"
 	"github.com/pathtrace/pathtrace/ruletrace"
 )
 
@@ -57,16 +56,20 @@ func expected(request, reply *trail) netip.AddrPort {
 }
 
 // unexpected reports whether an answer that ended so reached the prober with a
-// source that is not the target. What conntrack translates back there may not
-// have been told.
-func (j *joiner) unexpected(end *End) bool {
-	target, from := j.in.Probe.Tuple, end.Tuple
-	if end.Kind != Delivered || end.NetNS != j.in.Probe.NetNS || !unicast(target.Dst) || target.Dst == from.Src && target.DstPort == from.SrcPort {
+// source that is not the target, although the request went out to the target
+// and to nothing that the prober's own namespace translates back.
+func unexpected(probe Probe, request *trail, end *End) bool {
+	from := end.Tuple
+	if end.Kind != Delivered || end.NetNS != probe.NetNS || !unicast(probe.Tuple.Dst) {
 		return false
 	}
-	return !slices.ContainsFunc(j.translations, func(t report.Translation) bool {
-		return t.Leg == "request" && t.NetNS == end.NetNS && t.Field == string(nat.Destination) && t.To == from.Source()
-	})
+	sentTo := func(a netip.Addr, port uint16) bool {
+		return slices.ContainsFunc(request.sightings, func(s capture.Sighting) bool {
+			to := s.Header.Tuple
+			return s.Point.NetNS == probe.NetNS && s.Direction == capture.Egress && to.Dst == a && to.DstPort == port
+		})
+	}
+	return sentTo(probe.Tuple.Dst, probe.Tuple.DstPort) && !sentTo(from.Src, from.SrcPort)
 }
 
 func unicast(a netip.Addr) bool { return a.IsValid() && !a.IsMulticast() && !a.IsUnspecified() }

@@ -24,7 +24,7 @@ func Join(in Input) *Path {
 		p.Answer = j.answer(kind, &reply)
 		if kind != Error {
 			p.Answer.Expected = expected(&request, &reply)
-			p.Answer.Unexpected = j.unexpected(&p.Reply.End)
+			p.Answer.Unexpected = unexpected(in.Probe, &request, &p.Reply.End)
 		}
 	}
 	p.Translations = j.translations

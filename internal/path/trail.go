@@ -154,7 +154,8 @@ func replyTrail(in *Input, request *trail) (trail, AnswerKind) {
 	}
 	// The first sighting of the same packet is the seed: where it came from.
 	first := slices.IndexFunc(sightings, func(s capture.Sighting) bool {
-		return answers(&s.Header, in.Probe, request) == bestKind && best.Header.Compare(&s.Header) == packet.Same
+		return answers(&s.Header, in.Probe, request) == bestKind && best.Header.Compare(&s.Header) == packet.Same &&
+			(bestKind == Error || request.sentTo(s.Header.Tuple) == request.sentTo(best.Header.Tuple))
 	})
 	return collect(in, sightings[first].Header, once(sightings, first)), bestKind
 }
