@@ -3,6 +3,7 @@
 package accuracy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,7 +12,8 @@ import (
 
 // Board is the scoreboard of a plan.
 type Board struct {
-	Codes []Score
+	Codes    []Score
+	Networks []Tally
 	// Healthy are the runs without a fault, Alarms those of them in which
 	// something was said to be wrong.
 	Healthy, Alarms int
@@ -30,6 +32,12 @@ type Score struct {
 	// Runs should have been explained with the code, Said were. Right are those
 	// of both, Exact those with the right place, leg and rule as well.
 	Runs, Said, Right, Exact int
+}
+
+// Tally is how many runs of a scenario were entirely right.
+type Tally struct {
+	Scenario, Family, Backend string
+	Runs, Exact               int
 }
 
 // Precision is the part of the answers with this code that were right; 1 when
@@ -56,9 +64,15 @@ func Count(results []Result) Board {
 		}
 		return scores[code]
 	}
+	networks := make(map[Tally]*Tally)
 	for i := range results {
 		r := &results[i]
 		exact := len(r.Wrong) == 0
+		network := Tally{Scenario: r.Case.Scenario, Family: r.Family, Backend: string(r.Case.Options.Backend)}
+		if networks[network] == nil {
+			networks[network] = &Tally{Scenario: network.Scenario, Family: network.Family, Backend: network.Backend}
+		}
+		networks[network].Runs++
 		want, said := of(r.Want.Code), of(r.Got.Code)
 		want.Runs++
 		said.Said++
@@ -67,6 +81,7 @@ func Count(results []Result) Board {
 		}
 		if exact {
 			want.Exact++
+			networks[network].Exact++
 		}
 		switch {
 		case r.Case.Options.Break == "":
@@ -98,16 +113,27 @@ func Count(results []Result) Board {
 	for _, code := range slices.Sorted(maps.Keys(scores)) {
 		b.Codes = append(b.Codes, *scores[code])
 	}
+	for _, network := range networks {
+		b.Networks = append(b.Networks, *network)
+	}
+	slices.SortFunc(b.Networks, func(a, b Tally) int {
+		return cmp.Or(cmp.Compare(a.Scenario, b.Scenario), cmp.Compare(a.Family, b.Family), cmp.Compare(a.Backend, b.Backend))
+	})
 	return b
 }
 
-// Table is the scores, aligned as Markdown.
+// Table is the board as aligned Markdown.
 func (b *Board) Table() string {
 	var t strings.Builder
 	fmt.Fprintf(&t, "| %-23s | runs | precision | recall | leg, place and rule right |\n", "code")
 	fmt.Fprintf(&t, "|-%s-|-----:|----------:|-------:|--------------------------:|\n", strings.Repeat("-", 23))
 	for _, s := range b.Codes {
 		fmt.Fprintf(&t, "| %-23s | %4d | %9.3f | %6.3f | %25.3f |\n", s.Code, s.Runs, s.Precision(), s.Recall(), part(s.Exact, s.Runs))
+	}
+	fmt.Fprintf(&t, "\n| %-16s | %-6s | %-16s | runs | all right |\n", "network", "family", "rules written by")
+	fmt.Fprintf(&t, "|-%s-|-%s-|-%s-|-----:|----------:|\n", strings.Repeat("-", 16), strings.Repeat("-", 6), strings.Repeat("-", 16))
+	for _, n := range b.Networks {
+		fmt.Fprintf(&t, "| %-16s | %-6s | %-16s | %4d | %9.3f |\n", n.Scenario, n.Family, n.Backend, n.Runs, part(n.Exact, n.Runs))
 	}
 	fmt.Fprintf(&t, "\n%d runs without a fault, in %d of which something was said to be wrong.\n", b.Healthy, b.Alarms)
 	fmt.Fprintf(&t, "%d runs with two faults: %d name the one that acts first; of %d whose other fault is in the state of the system, %d speak of it.\n", b.Pairs, b.First, b.State, b.Mentioned)

@@ -94,7 +94,8 @@ func TestCount(t *testing.T) {
 			{Code: "NO_ROUTE", Runs: 4, Said: 4, Right: 3, Exact: 2},
 			{Code: "OK", Runs: 2, Said: 2, Right: 2, Exact: 2},
 		},
-		Healthy: 2, Alarms: 1, Pairs: 2, First: 1, State: 1, Mentioned: 1, Confusions: []int{1, 2, 4, 6},
+		Networks: []Tally{{Runs: 7, Exact: 4}},
+		Healthy:  2, Alarms: 1, Pairs: 2, First: 1, State: 1, Mentioned: 1, Confusions: []int{1, 2, 4, 6},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("scores (-want +got):\n%s", diff)

@@ -43,7 +43,9 @@ type Answer struct {
 
 // Result is what came of a case.
 type Result struct {
-	Case      Case
+	Case Case
+	// Family is that of the probe: IPv4 or IPv6.
+	Family    string
 	Want, Got Answer
 	// Wrong are the fields in which they differ.
 	Wrong []string
@@ -91,7 +93,10 @@ func Run(ctx context.Context, c Case) (result Result, err error) {
 	if err = errors.Join(err, stop()); err != nil {
 		return Result{}, err
 	}
-	result = Result{Case: c, Want: wanted(truth), Got: got(r), Report: r}
+	result = Result{Case: c, Family: "IPv4", Want: wanted(truth), Got: got(r), Report: r}
+	if n.Scenario.ProbeOf(c.Options.Break).Target.Is6() {
+		result.Family = "IPv6"
+	}
 	if result.Want.Rule != "" {
 		place, err := placeOf(ctx, n, truth)
 		if err != nil {
