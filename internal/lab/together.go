@@ -23,8 +23,9 @@ func (s *Scenario) Broken(names string) []Fault {
 
 // Certain reports whether it is certain which of two faults ends a packet when
 // both are there. It is not where both may act in one place, where the packet
-// goes astray and may not come to the other, and where neither is a filter rule
-// and they may make up for one another.
+// goes astray and may not come to the other, where neither is a filter rule and
+// they may make up for one another, and where one spoils the answer and a rule
+// drops it later: both are why.
 func (s *Scenario) Certain(a, b *Fault) bool {
 	own := s.ProbeOf("")
 	for _, f := range []*Fault{a, b} {
@@ -44,6 +45,8 @@ func (s *Scenario) Certain(a, b *Fault) bool {
 		return !lost && !together
 	case leg(first) < leg(second):
 		return true
+	case leg(first) == 1 && !(first.ByRule() && second.ByRule()):
+		return false
 	}
 	return !lost && (!together || hook(first) >= 0 && hook(first) < hook(second))
 }

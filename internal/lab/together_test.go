@@ -20,6 +20,7 @@ func TestFaultsTogether(t *testing.T) {
 		{"netns-by-hand", ForwardDrop, Reject, false},
 		{"netns-by-hand", "no-forwarding", "no-masquerade", false},
 		{"netns-by-hand", "no-masquerade", ReplyDrop, true},
+		{"ipv6-masquerade", "snat-wrong-address", "reply-drop@gateway", false},
 		{"netns-by-hand", DNSDrop, ForwardDrop, false},
 	} {
 		s, err := Find(tt.scenario)
