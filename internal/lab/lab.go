@@ -61,7 +61,8 @@ type Options struct {
 	// in the demo. Empty writes none.
 	EtcDir string
 	// Seed draws other addresses, interface names and positions of the rules,
-	// which Network.Scenario then speaks of. 0 keeps the authors' own.
+	// which Network.Scenario then speaks of, and oddities of the host that
+	// concern none of its packets. 0 keeps all as the authors have it.
 	Seed uint64
 }
 
@@ -177,6 +178,9 @@ func (s *Scenario) Tools(options Options) []string {
 		if rules != NFT {
 			tools = append(tools, rules.tool(false), rules.tool(true))
 		}
+	}
+	if options.Seed != 0 {
+		tools = append(tools, "ip") // decoys
 	}
 	slices.Sort(tools)
 	return slices.Compact(tools)
@@ -337,6 +341,7 @@ func Build(ctx context.Context, scenario string, options Options) (*Network, err
 	b.breakWith(options)
 	b.clutterFault()
 	b.ready()
+	b.decoys()
 	b.disguiseScenario()
 	b.publish()
 	if b.err != nil {

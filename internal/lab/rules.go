@@ -18,8 +18,11 @@ type ToolError struct {
 
 func (e *ToolError) Error() string {
 	pkg := "iptables"
-	if e.Tool == "nft" {
+	switch e.Tool {
+	case "nft":
 		pkg = "nftables"
+	case "ip":
+		pkg = "iproute2"
 	}
 	return fmt.Sprintf("%s is not on PATH: install the package %s, or run make tools and put build/tools/bin first on PATH", e.Tool, pkg)
 }
