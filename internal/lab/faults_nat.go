@@ -430,7 +430,7 @@ func (n *node) forwardPort6(port, address string) {
 table ip6 firewalld {
 	chain nat_PREROUTING {
 		type nat hook prerouting priority dstnat + 10; policy accept;
-		iifname "ens192" tcp dport ` + port + ` dnat to [` + address + `]:` + port + `
+		ip6 daddr ` + masqueradeHost.String() + ` tcp dport ` + port + ` dnat to [` + address + `]:` + port + `
 	}
 }
 `)
