@@ -52,3 +52,30 @@ func expectedWords(a netip.AddrPort) string {
 	}
 	return a.String()
 }
+
+// pingsIgnored: the request reached the target, which is set to answer no pings.
+// The kernel throws an ICMPv6 one away without a reason (icmpv6_rcv,
+// net/ipv6/icmp.c).
+func pingsIgnored(s *scene) *cause {
+	t := s.end.Tuple
+	ns := s.now(s.end.NetNS)
+	arrived := s.end.Kind == path.Delivered || s.end.Kind == path.Vanished && s.end.Drop != nil && s.end.Drop.Function == "icmpv6_rcv"
+	if s.leg != "request" || !arrived || s.in.Path.Answer.Kind != path.None || !t.Proto.IsICMP() || ns.Local(t.Dst) == nil {
+		return nil
+	}
+	ignored, key := ns.EchoIgnored.IPv4, "net.ipv4.icmp_echo_ignore_all"
+	if t.Dst.Is6() {
+		ignored, key = ns.EchoIgnored.IPv6, "net.ipv6.icmp.echo_ignore_all"
+	}
+	if !ignored {
+		return nil
+	}
+	c := &cause{
+		code: NoReply, outcome: report.Lost, confidence: report.Reconstructed, evidence: []string{s.fact("setting", ns.Name, "%s = 1", key)},
+		summary: fmt.Sprintf("The request reached %s at %s, and %s is set to answer no pings (%s = 1). That says nothing about other traffic.", the(ns.Name), s.end.Interface, the(ns.Name), key),
+	}
+	if line, ok := s.command(ns.Name, "sysctl -w %s=0", key); ok {
+		c.advice, c.fix = "If it is to answer pings:", []string{line}
+	}
+	return c
+}

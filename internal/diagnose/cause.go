@@ -24,6 +24,7 @@ var causes = []func(*scene) *cause{
 	answeredFromElsewhere, // answer.go
 	untracked,             // untracked.go
 	sourceUnknown,
+	pingsIgnored,
 }
 
 // cause is why a leg ended. What is empty stays as the sensors' verdict has it.

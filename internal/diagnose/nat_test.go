@@ -50,7 +50,8 @@ func newOutward(source, target string) *outward {
 				Name:   topology.HostName,
 				Links:  []topology.Link{link("docker0", "172.17.0.1/16"), link("eth0", "198.51.100.1/24", "10.1.0.5/16")},
 				Policy: lookup(), Routes: routes("docker0", "172.17.0.0/16", "eth0", "0.0.0.0/0"),
-			}, {
+			},
+			{
 				Name:   "gateway",
 				Links:  []topology.Link{link("lan"), link("wan", "192.0.2.9/24")},
 				Policy: lookup(), Routes: routes("wan", "0.0.0.0/0"),
@@ -130,7 +131,7 @@ func TestSourceThatAnswersDoNotReach(t *testing.T) {
 		want           want
 	}{
 		"private, untranslated": {
-			"172.17.0.2", "9.9.9.9", func(o *outward) {},
+			"172.17.0.2", "9.9.9.9", func(*outward) {},
 			missing(topology.HostName, "nft add table ip nat"),
 		},
 		"private, untranslated, beside rules of iptables": {
@@ -158,12 +159,12 @@ func TestSourceThatAnswersDoNotReach(t *testing.T) {
 			},
 			missing(topology.HostName, ""),
 		},
-		"for a private destination": {"172.17.0.2", "10.20.30.40", func(o *outward) {}, warned},
-		"global":                    {"198.18.0.2", "9.9.9.9", func(o *outward) {}, silent},
+		"for a private destination": {"172.17.0.2", "10.20.30.40", func(*outward) {}, warned},
+		"global":                    {"198.18.0.2", "9.9.9.9", func(*outward) {}, silent},
 		"of the uplink's own network, as a bridged machine of a LAN": {
-			"10.1.2.3", "9.9.9.9", func(o *outward) {}, silent,
+			"10.1.2.3", "9.9.9.9", func(*outward) {}, silent,
 		},
-		"of a network that nobody on the way knows": {"172.31.0.2", "9.9.9.9", func(o *outward) {}, silent},
+		"of a network that nobody on the way knows": {"172.31.0.2", "9.9.9.9", func(*outward) {}, silent},
 		"through a gateway that has no route back":  {"172.17.0.2", "9.9.9.9", (*outward).on, missing(topology.HostName, "nft add table ip nat")},
 		"through a gateway that has a route back, and is where it leaves": {
 			"172.17.0.2", "9.9.9.9", func(o *outward) {

@@ -225,6 +225,10 @@ func dockerNAT() []Fault {
 			netns: HostName, outcome: unanswered("NO_REPLY"), Probe: pinging("cnt01", ipv4Target), NoFix: true,
 			apply: func(host *node, _ Rule) { host.nodes["internet"].silent() },
 		}, {
+			Name: "pings-ignored@cnt02", Summary: "the other container is set to answer no pings",
+			netns: "cnt02", outcome: unanswered("NO_REPLY"), Probe: pinging("cnt01", netip.MustParseAddr("172.17.0.3")),
+			apply: func(cnt02 *node, _ Rule) { cnt02.silent() },
+		}, {
 			Name: "unknown-network", Summary: "the host does not translate towards a private network, and nobody there knows the containers",
 			netns: HostName, outcome: unanswered("NO_REPLY"), Probe: pinging("cnt01", netip.MustParseAddr("10.20.30.40")),
 			apply: func(host *node, _ Rule) {
@@ -357,6 +361,10 @@ func masqueradeNATFaults() []Fault {
 			netns: HostName, Probe: pinging("cnt01", masqueradeTarget), NoFix: true,
 			outcome: Truth{Outcome: "lost", Leg: "request", Code: "NO_REPLY", NetNS: "gateway"},
 			apply:   func(host *node, _ Rule) { host.nodes["internet"].silent() },
+		}, {
+			Name: "pings-ignored@gateway", Summary: "the gateway is set to answer no pings",
+			netns: "gateway", outcome: unanswered("NO_REPLY"), Probe: pinging("cnt01", netip.MustParseAddr("fd5a:ceb9:ed8d:fefc::1")),
+			apply: func(gateway *node, _ Rule) { gateway.silent() },
 		}, {
 			Name: "answer-from-elsewhere", Summary: "the target answers from another of its addresses",
 			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "ANSWER_FROM_ELSEWHERE"},

@@ -40,8 +40,10 @@ table ip stateless {
 		got = append(got, translation{tr.Leg, tr.Field, tr.From, tr.To, tr.Rule.Chain})
 	}
 	tell(t, []translation{
-		{"request", "destination", "8.8.8.8", "8.8.4.4", "out"}, {"request", "source", "172.19.0.2", "203.0.113.1", "out"},
-		{"reply", "destination", "203.0.113.1", "172.19.0.2", "in"}, {"reply", "source", "8.8.4.4", "8.8.8.8", "in"},
+		{"request", "destination", "8.8.8.8", "8.8.4.4", "out"},
+		{"request", "source", "172.19.0.2", "203.0.113.1", "out"},
+		{"reply", "destination", "203.0.113.1", "172.19.0.2", "in"},
+		{"reply", "source", "8.8.4.4", "8.8.8.8", "in"},
 	}, got)
 	if t.Failed() {
 		t.Logf("report:\n%s", text(t, r))

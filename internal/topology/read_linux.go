@@ -205,7 +205,7 @@ var addressFlags = []bit{
 // read reads the rest of what look has begun. What cannot be read is returned
 // as problems; the rest is there.
 func (r *reader) read(n *Namespace) (problems []error) {
-	for _, part := range []func(*Namespace) error{r.bridgeNF, r.settings, r.ports, r.routes, r.policy, r.neighbours, r.proxied, r.counters} {
+	for _, part := range []func(*Namespace) error{r.files, r.settings, r.ports, r.routes, r.policy, r.neighbours, r.proxied, r.counters} {
 		if err := part(n); err != nil {
 			problems = append(problems, err)
 		}
@@ -283,12 +283,17 @@ func (r *reader) settings(n *Namespace) error {
 }
 
 // bridgeNF reads br_netfilter's switches; without the module there are none.
-func (r *reader) bridgeNF(n *Namespace) error {
+// files reads the switches that no dump has.
+func (r *reader) files(n *Namespace) error {
 	return r.inside(func() error {
 		n.BridgeNF = BridgeNF{
 			IPv4: isOne("/proc/sys/net/bridge/bridge-nf-call-iptables"),
 			IPv6: isOne("/proc/sys/net/bridge/bridge-nf-call-ip6tables"),
 			ARP:  isOne("/proc/sys/net/bridge/bridge-nf-call-arptables"),
+		}
+		n.EchoIgnored = EchoIgnored{
+			IPv4: isOne("/proc/sys/net/ipv4/icmp_echo_ignore_all"),
+			IPv6: isOne("/proc/sys/net/ipv6/icmp/echo_ignore_all"),
 		}
 		return nil
 	})

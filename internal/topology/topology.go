@@ -70,6 +70,9 @@ type Namespace struct {
 	// (net.bridge.bridge-nf-call-iptables, -ip6tables, -arptables); false also
 	// where br_netfilter is absent.
 	BridgeNF BridgeNF `json:"bridge_nf"`
+	// EchoIgnored says that the namespace answers no pings
+	// (net.ipv4.icmp_echo_ignore_all, net.ipv6.icmp.echo_ignore_all).
+	EchoIgnored EchoIgnored `json:"echo_ignored,omitzero"`
 	// Counters are the kernel's, as "nstat" names them (IpInAddrErrors,
 	// TcpExtIPReversePathFilter, Ip6InNoRoutes, …), and those of conntrack with
 	// "conntrack_" before them (conntrack_insert_failed), of all processors
@@ -107,6 +110,12 @@ type BridgeNF struct {
 	IPv4 bool `json:"ipv4"`
 	IPv6 bool `json:"ipv6"`
 	ARP  bool `json:"arp"`
+}
+
+// EchoIgnored are the switches that keep a namespace from answering pings.
+type EchoIgnored struct {
+	IPv4 bool `json:"ipv4,omitempty"`
+	IPv6 bool `json:"ipv6,omitempty"`
 }
 
 // Link is an interface.
