@@ -72,9 +72,14 @@ func byHandNAT() []Fault {
 			netns: HostName, outcome: unanswered("NO_REPLY"), Probe: pinging("mynamespace", ipv4Target), NoFix: true,
 			apply: func(host *node, _ Rule) { host.nodes["internet"].silent() },
 		}, {
-			Name: "answer-from-elsewhere", Summary: "the target answers from another of its addresses",
+			Name: "answer-elsewhere", Summary: "the target answers from another of its addresses",
 			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "ANSWER_FROM_ELSEWHERE"},
 			Probe: pinging("mynamespace", ipv4Target), NoFix: true,
+			apply: func(host *node, _ Rule) { host.nodes["internet"].answerAs("ip", ipv4Target, googleAddresses[1]) },
+		}, {
+			Name: "dns-elsewhere", Summary: "the DNS server answers from another of its addresses",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "DNS_FAILED"},
+			Probe: &Probe{Kind: "dns", Said: "no answer within 5s"}, NoFix: true,
 			apply: func(host *node, _ Rule) { host.nodes["internet"].answerAs("ip", ipv4Target, googleAddresses[1]) },
 		}, {
 			Name: "stateless-one-way", Summary: "the host sets another source without conntrack, and nothing sets the answer's destination back",
@@ -209,7 +214,7 @@ func dockerNAT() []Fault {
 				host.iptables(host.network.Options.Backend, false, "*nat\n-D POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE\n")
 			},
 		}, {
-			Name: "no-masquerade-user-defined", Summary: "the rule that masquerades the user-defined bridge's network is missing",
+			Name: "no-masquerade-br", Summary: "the rule that masquerades the user-defined bridge's network is missing",
 			netns: HostName, outcome: unanswered("NAT_MISSING"), Probe: connecting("cnt03", ipv4Target, 80),
 			apply: func(host *node, _ Rule) {
 				host.iptables(host.network.Options.Backend, false, "*nat\n-D POSTROUTING -s 172.18.0.0/16 ! -o br-5f1c3a9d2b7e -j MASQUERADE\n")
@@ -225,7 +230,7 @@ func dockerNAT() []Fault {
 			netns: HostName, outcome: unanswered("NO_REPLY"), Probe: pinging("cnt01", ipv4Target), NoFix: true,
 			apply: func(host *node, _ Rule) { host.nodes["internet"].silent() },
 		}, {
-			Name: "pings-ignored@cnt02", Summary: "the other container is set to answer no pings",
+			Name: "no-pings@cnt02", Summary: "the other container is set to answer no pings",
 			netns: "cnt02", outcome: unanswered("NO_REPLY"), Probe: pinging("cnt01", netip.MustParseAddr("172.17.0.3")),
 			apply: func(cnt02 *node, _ Rule) { cnt02.silent() },
 		}, {
@@ -243,12 +248,12 @@ func dockerNAT() []Fault {
 				host.iptables(host.network.Options.Backend, false, "*raw\n-A PREROUTING -i eth0 -p tcp -m tcp --sport 80 -j CT --notrack\n")
 			},
 		}, {
-			Name: "answer-from-elsewhere", Summary: "the target answers from another of its addresses",
+			Name: "answer-elsewhere", Summary: "the target answers from another of its addresses",
 			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "ANSWER_FROM_ELSEWHERE"},
 			Probe: connecting("cnt01", ipv4Target, 80), NoFix: true,
 			apply: func(host *node, _ Rule) { host.nodes["internet"].answerAs("ip", ipv4Target, googleAddresses[1]) },
 		}, {
-			Name: "answer-from-elsewhere-untranslated", Summary: "the target answers a machine of the LAN from another of its addresses",
+			Name: "answer-elsewhere-lan", Summary: "the target answers a machine of the LAN from another of its addresses",
 			netns: "client", outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "ANSWER_FROM_ELSEWHERE"},
 			Probe: connecting("client", ipv4Target, 80), NoFix: true,
 			apply: func(client *node, _ Rule) { client.nodes["internet"].answerAs("ip", ipv4Target, googleAddresses[1]) },
@@ -349,6 +354,7 @@ func masqueradeNATFaults() []Fault {
 		}, {
 			Name: "snat-wrong-address", Summary: "the host translates to an address of its network that nobody has",
 			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "NAT_WRONG_ADDRESS"},
+			Probe: &Probe{Kind: "ping6", Source: "cnt01", Target: masqueradeTarget},
 			apply: func(host *node, _ Rule) {
 				if backend := host.network.Options.Backend; backend != NFT {
 					host.iptables(backend, true, "*nat\n-F POST_public_allow\n-A POST_public_allow ! -o lo -j SNAT --to-source fd5a:ceb9:ed8d:fe0a::77\n")
@@ -362,11 +368,11 @@ func masqueradeNATFaults() []Fault {
 			outcome: Truth{Outcome: "lost", Leg: "request", Code: "NO_REPLY", NetNS: "gateway"},
 			apply:   func(host *node, _ Rule) { host.nodes["internet"].silent() },
 		}, {
-			Name: "pings-ignored@gateway", Summary: "the gateway is set to answer no pings",
+			Name: "no-pings@gateway", Summary: "the gateway is set to answer no pings",
 			netns: "gateway", outcome: unanswered("NO_REPLY"), Probe: pinging("cnt01", netip.MustParseAddr("fd5a:ceb9:ed8d:fefc::1")),
 			apply: func(gateway *node, _ Rule) { gateway.silent() },
 		}, {
-			Name: "answer-from-elsewhere", Summary: "the target answers from another of its addresses",
+			Name: "answer-elsewhere", Summary: "the target answers from another of its addresses",
 			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "ANSWER_FROM_ELSEWHERE"},
 			Probe: pinging("cnt01", masqueradeTarget), NoFix: true,
 			apply: func(host *node, _ Rule) { host.nodes["internet"].answerAs("ip6", masqueradeTarget, googleAddresses[3]) },

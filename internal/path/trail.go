@@ -180,7 +180,7 @@ func answers(h *packet.Header, p Probe, request *trail) AnswerKind {
 			return Reply
 		}
 	case p.Tuple.Proto == packet.UDP:
-		if answersQuery(h.Payload, p.Nonce) && request.knows(h.Tuple.Inverse()) {
+		if answersQuery(h.Payload, p.Nonce) && request.sentFrom(h.Tuple) {
 			return Reply
 		}
 	case h.Tuple.ICMPType == p.Tuple.Inverse().ICMPType && isOf(h, p):
