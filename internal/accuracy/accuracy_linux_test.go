@@ -95,7 +95,7 @@ func tell(t *testing.T, r *accuracy.Result) {
 	if err := report.Text(&text, r.Report, report.TextOptions{Detail: report.DetailFull, Width: 200}); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%s: %s\nreport:\n%s", r.Case, confusion, text.Bytes())
+	t.Logf("%s -- %s: %s\nreport:\n%s", r.Case, r.Sent, confusion, text.Bytes())
 	if *runs == 1 {
 		t.Fail()
 	}

@@ -43,10 +43,12 @@ type Case struct {
 type Probe int
 
 // The probes: the one that shows the fault, which is the scenario's own in a
-// healthy network; in a healthy network also a connection to the same target.
+// healthy network. There it may also be a connection to the same target, and a
+// ping from anywhere to anywhere.
 const (
 	Own Probe = iota
 	Connection
+	Walk
 )
 
 // String is the case as a reader can build it again.
@@ -60,9 +62,6 @@ func (c Case) String() string {
 	}
 	if c.Options.NoBridgeNF {
 		words = append(words, "(bridge-nf off)")
-	}
-	if c.Probe == Connection {
-		words = append(words, "(TCP)")
 	}
 	if c.Traffic {
 		words = append(words, "(beside other traffic)")
@@ -176,7 +175,7 @@ func (d drawing) of(stages []stage) Case {
 func (d drawing) healthy() Case {
 	s := pick(d, lab.Scenarios())
 	c := d.disguised(s.Name, pick(d, forms(&s, "", true)))
-	c.Probe = Probe(d.IntN(2))
+	c.Probe = Probe(d.IntN(3))
 	return c
 }
 

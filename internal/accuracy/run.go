@@ -44,6 +44,8 @@ type Answer struct {
 // Result is what came of a case.
 type Result struct {
 	Case Case
+	// Sent are the arguments of pathtrace that send the probe.
+	Sent string
 	// Family is that of the probe: IPv4 or IPv6.
 	Family    string
 	Want, Got Answer
@@ -88,13 +90,17 @@ func Run(ctx context.Context, c Case) (result Result, err error) {
 	if err != nil {
 		return Result{}, err
 	}
+	probe, err := c.probe(ctx, n)
+	if err != nil {
+		return Result{}, err
+	}
 	stop := c.startTraffic(ctx, n)
-	r, err := live.Run(ctx, configure(n, c, truth))
+	r, err := live.Run(ctx, configure(n, probe, truth))
 	if err = errors.Join(err, stop()); err != nil {
 		return Result{}, err
 	}
-	result = Result{Case: c, Family: "IPv4", Want: wanted(truth), Got: got(r), Report: r}
-	if n.Scenario.ProbeOf(c.Options.Break).Target.Is6() {
+	result = Result{Case: c, Sent: strings.Join(probe.Args(), " "), Family: "IPv4", Want: wanted(truth), Got: got(r), Report: r}
+	if probe.Target.Is6() {
 		result.Family = "IPv6"
 	}
 	if result.Want.Rule != "" {
@@ -126,12 +132,21 @@ func (c Case) startTraffic(ctx context.Context, n *lab.Network) (stop func() err
 	}
 }
 
-// configure is the live run of a case.
-func configure(n *lab.Network, c Case, truth lab.Truth) live.Config {
+// probe is what is sent.
+func (c Case) probe(ctx context.Context, n *lab.Network) (*lab.Probe, error) {
 	p := n.Scenario.ProbeOf(c.Options.Break)
-	if c.Probe == Connection {
+	switch c.Probe {
+	case Own:
+	case Connection:
 		p.Kind, p.Port = "tcp", connectPort
+	case Walk:
+		return walk(ctx, n, c.Options.Seed)
 	}
+	return p, nil
+}
+
+// configure is a live run that sends a probe.
+func configure(n *lab.Network, p *lab.Probe, truth lab.Truth) live.Config {
 	cfg := live.Config{
 		Kind: p.Kind, Port: p.Port,
 		Source: &container.Source{Kind: container.KindNetNS, Name: p.Source, NetNS: n.NetNS(p.Source)},

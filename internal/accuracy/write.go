@@ -36,7 +36,7 @@ func markdown(plan Plan, at time.Time, results []Result) string {
 		fmt.Fprint(&t, "None.\n")
 	}
 	for _, i := range b.Confusions {
-		fmt.Fprintf(&t, "- %d, `%s`: %s\n", results[i].Case.Number, results[i].Case, results[i].Confusion())
+		fmt.Fprintf(&t, "- %d, `%s -- %s`: %s\n", results[i].Case.Number, results[i].Case, results[i].Sent, results[i].Confusion())
 	}
 	return t.String()
 }

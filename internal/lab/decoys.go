@@ -21,7 +21,9 @@ func (b *builder) decoys() {
 			host.run("", "ip", "rule", "add", "from", "10.199.77.0/24", "lookup", "199")
 			host.run("", "ip", "route", "add", "prohibit", "default", "table", "199")
 		},
-		func() { host.decoyRule("filter", "forward", "FORWARD", "ip saddr 10.199.77.9 drop", "-s 10.199.77.9/32 -j DROP") },
+		func() {
+			host.decoyRule("filter", "forward", "FORWARD", "ip saddr 10.199.77.9 drop", "-s 10.199.77.9/32 -j DROP")
+		},
 		func() {
 			host.decoyRule("nat", "prerouting", "PREROUTING", "tcp dport 19999 dnat to 10.199.77.9:80", "-p tcp -m tcp --dport 19999 -j DNAT --to-destination 10.199.77.9:80")
 		},
