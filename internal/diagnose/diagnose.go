@@ -238,7 +238,7 @@ func list(words []string) string {
 func translatedWord(t report.Translation) string {
 	word := map[string]string{
 		"masquerade": "masqueraded", "snat": "translated (SNAT)", "dnat": "translated (DNAT)", "redirect": "redirected",
-		"netmap": "mapped (NETMAP)", "nptv6": "prefix-translated (NPTv6)",
+		"netmap": "mapped (NETMAP)", "nptv6": "prefix-translated (NPTv6)", "stateless": "set (stateless)",
 	}[t.Kind]
 	if word == "" {
 		word = "translated"

@@ -18,13 +18,12 @@ import (
 // that the sender gets a packet from itself, or the answer goes straight to the
 // sender and passes the translator by.
 func hairpinMissing(s *scene) *cause {
-	for i := range s.in.Path.Translations {
-		t := &s.in.Path.Translations[i]
+	for _, t := range s.destinations() {
 		if t.Leg != "request" || t.Field != "destination" || t.NetNS == s.in.Probe.NetNS {
 			continue
 		}
 		for _, examine := range []func(*report.Translation) *cause{s.portRefuses, s.ownSource, s.shortWay} {
-			if c := examine(t); c != nil {
+			if c := examine(&t); c != nil {
 				c.code = HairpinMissing
 				c.evidence = slices.Concat(t.Evidence, c.evidence)
 				return c
@@ -32,6 +31,26 @@ func hairpinMissing(s *scene) *cause {
 		}
 	}
 	return nil
+}
+
+// destinations are the translations of the request's destination, also one that
+// a rule was met for and whose result was not seen.
+func (s *scene) destinations() []report.Translation {
+	all := slices.Clone(s.in.Path.Translations)
+	for _, h := range s.in.Path.Request.Hops {
+		for _, step := range h.Steps {
+			if step.Kind != "rule" || step.Rule == nil {
+				continue
+			}
+			if to, ok := (ruletrace.Rule{Text: step.Rule.Text}).Destination(); ok {
+				all = append(all, report.Translation{
+					Kind: "dnat", NetNS: h.NetNS, Hook: step.Hook, Leg: "request", Field: "destination",
+					From: h.Tuple.Destination, To: expectedWords(to), Rule: step.Rule, Confidence: report.Reconstructed, Evidence: step.Evidence,
+				})
+			}
+		}
+	}
+	return all
 }
 
 // turned begins the sentence about a request that was sent back.
@@ -82,7 +101,7 @@ func (s *scene) behind(port *topology.Link, target, source netip.Addr) bool {
 // net/ipv4/fib_frontend.c).
 func (s *scene) ownSource(t *report.Translation) *cause {
 	lost := s.end.Tuple
-	if s.leg != "request" || s.end.NetNS != s.in.Probe.NetNS || s.end.Kind == path.Dropped || !lost.Src.Is4() || lost.Dst != addressOf(t.To) || s.now(s.end.NetNS).Local(lost.Src) == nil {
+	if s.leg != "request" || s.in.Path.Answer.Kind != path.None || s.end.NetNS != s.in.Probe.NetNS || s.end.Kind == path.Dropped || !lost.Src.Is4() || lost.Dst != addressOf(t.To) || s.now(s.end.NetNS).Local(lost.Src) == nil {
 		return nil
 	}
 	c := &cause{

@@ -290,3 +290,48 @@ func unknown(t report.Translation) report.Translation {
 	t.Rule = nil
 	return t
 }
+
+// Without the kernel's drop records nothing shows what a bridged packet was
+// translated to but the rule that it met.
+func TestPortRefusesWhatARuleSentBack(t *testing.T) {
+	for name, tt := range map[string]struct {
+		rule    string
+		hairpin bool
+		want    string
+	}{
+		"to the sender":               {"-A DOCKER -p tcp -j DNAT --to-destination 172.17.0.2:80", false, "HAIRPIN_MISSING"},
+		"to the sender, nft":          {"tcp dport 8080 dnat to 172.17.0.2", false, "HAIRPIN_MISSING"},
+		"to another machine":          {"-A DOCKER -p tcp -j DNAT --to-destination 172.17.0.9:80", false, "KERNEL_DROP"},
+		"to one of several":           {"-A DOCKER -p tcp -j DNAT --to-destination 172.17.0.2-172.17.0.9", false, "KERNEL_DROP"},
+		"to the sender, hairpin mode": {"-A DOCKER -p tcp -j DNAT --to-destination 172.17.0.2:80", true, "KERNEL_DROP"},
+		"nowhere":                     {"-A DOCKER -p tcp -j ACCEPT", false, "KERNEL_DROP"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tuple := report.Tuple{Source: "172.17.0.2:40000", Destination: "198.51.100.1:8080"}
+			p := path.Path{Request: path.Leg{
+				End: path.End{Kind: path.Vanished, NetNS: topology.HostName, Interface: "veth0", Tuple: request, Next: "docker0 or another port of it"},
+				Hops: []report.Hop{
+					{NetNS: "cnt01", Interface: "eth0", Direction: "egress", Tuple: tuple},
+					{
+						NetNS: topology.HostName, Interface: "veth0", Bridge: "docker0", Direction: "ingress", Tuple: tuple,
+						Steps: []report.Step{{Kind: "rule", Hook: "prerouting", Rule: &report.Rule{Backend: "nft", Family: "ip", Table: "nat", Chain: "DOCKER", Text: tt.rule}}},
+					},
+				},
+			}}
+			d := judge(&p, func(in *diagnose.Input) {
+				forwards := topology.Settings{ForwardIPv4: true}
+				host := in.Topology.Namespace(topology.HostName)
+				host.All = forwards
+				host.Links = []topology.Link{
+					{Name: "docker0", Kind: "bridge", Settings: forwards}, {Name: "veth0", Bridge: "docker0", Port: &topology.Port{State: "forwarding", Hairpin: tt.hairpin}},
+				}
+			})
+			if d.Verdict.Code != tt.want {
+				t.Errorf("got %s, want %s: %s", d.Verdict.Code, tt.want, d.Verdict.Summary)
+			}
+			if tt.want == "HAIRPIN_MISSING" && (len(d.Findings) != 1 || !slices.Equal(d.Findings[0].Fix, []string{"bridge link set dev veth0 hairpin on"})) {
+				t.Errorf("got %+v, want the port's hairpin mode", d.Findings)
+			}
+		})
+	}
+}

@@ -2,7 +2,9 @@ package live_test
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/pathtrace/pathtrace/internal/lab"
@@ -125,4 +127,23 @@ func TestHairpinNeeds(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestHairpinOffKnownNeighbour: once the host knows the container's hardware
+// address, a packet that is to turn around is seen at its port only; what it was
+// translated to is in the kernel's drop record.
+func TestHairpinOffKnownNeighbour(t *testing.T) {
+	t.Parallel()
+	n := build(t, "docker-bridge", lab.Options{Break: "hairpin-off"})
+	if err := n.Host.Do(func() error {
+		conn, err := net.Dial("tcp", "172.17.0.2:80")
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	fault := n.Scenario.Faults[slices.IndexFunc(n.Scenario.Faults, func(f lab.Fault) bool { return f.Name == "hairpin-off" })]
+	named(t, n, &fault)
 }

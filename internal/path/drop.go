@@ -54,6 +54,21 @@ func (t *trail) lastDrop(v *visit) *skbdrop.Drop {
 	return nil
 }
 
+// droppedAs is the kernel's drop of a packet during its last stay: it shows the
+// packet behind the rules that translated it, where there is no tap.
+// It is nil when the kernel told nothing of the kind.
+func (t *trail) droppedAs(v *visit) *skbdrop.Drop {
+	n, all := len(v.sightings), len(t.sightings)
+	if n == 0 || leaves(v) || v.sightings[n-1].Number != t.sightings[all-1].Number || v.netns != t.sightings[all-1].Point.NetNS {
+		return nil
+	}
+	d := t.lastDrop(v)
+	if d == nil || !d.Header.Tuple.Src.IsValid() || d.Header.HeaderCut {
+		return nil
+	}
+	return d
+}
+
 // dropped adds to a leg's end what the kernel said about it.
 func (j *joiner) dropped(leg *Leg, t *trail, v *visit) {
 	end := &leg.End

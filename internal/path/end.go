@@ -133,7 +133,9 @@ func (j *joiner) end(v *visit, all []element) End {
 		end.Next, end.Parked = v.netns+"/"+link.Bridge, false
 		if end.Bridged = bridged(last, j.in.Topology); end.Bridged {
 			end.Next = "another port of " + link.Bridge
-		} else if diverted(all) != nil {
+		} else if slices.ContainsFunc(all, func(e element) bool {
+			return e.step != nil && e.step.hit != nil && rewrites(e.step.hit, nat.Destination)
+		}) {
 			end.Next = link.Bridge + " or another port of it"
 		}
 	case passesBy(last, j.in.Topology):

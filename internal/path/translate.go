@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/skbdrop"
 	"github.com/pathtrace/pathtrace/nat"
 	"github.com/pathtrace/pathtrace/packet"
 	"github.com/pathtrace/pathtrace/report"
@@ -32,6 +33,9 @@ type change struct {
 	// derived that the packet was not seen on both sides of the change.
 	flow           *nat.Event
 	reply, derived bool
+	// dropped is the kernel's record that shows the packet behind the change,
+	// where that is known from it.
+	dropped *skbdrop.Drop
 }
 
 // translate explains the rewriting of a stay: which field changed, by which
@@ -43,6 +47,10 @@ func (j *joiner) translate(leg string, t *trail, v *visit, all []element, origin
 	before, after, ok := ends(all)
 	if !ok {
 		return all
+	}
+	dropped := t.droppedAs(v)
+	if dropped != nil {
+		after = dropped.Header.Tuple
 	}
 	seen := changes(before, after)
 	flow := translatedFlow(t.flows[v.netns])
@@ -60,6 +68,7 @@ func (j *joiner) translate(leg string, t *trail, v *visit, all []element, origin
 		}
 	}
 	for _, c := range changes(before, after) {
+		c.dropped = dropped
 		c.derived = !slices.ContainsFunc(seen, func(s change) bool { return s.text == c.text })
 		if flow != nil && translates(&flow.Flow, c.field, reply) {
 			c.flow, c.reply = flow, reply
@@ -381,6 +390,9 @@ func (j *joiner) proof(v *visit, c *change) []string {
 	}
 	if c.flow != nil {
 		ids = append(ids, j.ledger.event(c.flow))
+	}
+	if c.dropped != nil {
+		ids = append(ids, j.ledger.drop(c.dropped, j.interfaceName(c.dropped)))
 	}
 	return ids
 }
