@@ -21,6 +21,7 @@ var causes = []func(*scene) *cause{
 	dnatNoTarget,   // dnat.go
 	natMissing,     // nat.go
 	natWrongAddress,
+	astray,
 	answeredFromElsewhere, // answer.go
 	untracked,             // untracked.go
 	sourceUnknown,

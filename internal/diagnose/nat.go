@@ -259,22 +259,55 @@ func (s *scene) exposed() *exposed {
 	if last == nil || onLink(last.Link(s.end.Interface), t.Src) || onLink(bridgeOf(last, s.end.Interface), t.Src) {
 		return nil
 	}
+	return s.lastToKnow(t.Src)
+}
+
+// lastToKnow is where a source of the request is known for the last time on its
+// way; nil when that is nowhere.
+func (s *scene) lastToKnow(source netip.Addr) *exposed {
 	var found *exposed
-	for _, stay := range staysOf(s.path.Hops) {
+	for _, stay := range staysOf(s.in.Path.Request.Hops) {
 		ns := s.before(stay.netns)
 		if found != nil && found.beyond == nil {
 			found.beyond = ns
 		}
-		if stay.in == "" || stay.out == "" || stay.source != t.Src {
+		if stay.in == "" || stay.out == "" || stay.source != source {
 			continue
 		}
-		back := ns.Lookup(topology.Query{Source: t.Dst, Target: t.Src})
+		back := ns.Lookup(topology.Query{Source: stay.destination, Target: source})
 		if back.Undetermined || back.Route == nil || back.Route.Interface != stay.in || back.Route.Destination.Bits() == 0 {
 			continue
 		}
-		found = &exposed{ns: ns, in: stay.in, out: stay.out, source: t.Src, network: back.Route.Destination}
+		found = &exposed{ns: ns, in: stay.in, out: stay.out, source: source, network: back.Route.Destination}
 	}
 	return found
+}
+
+// astray: the answer left by another way than the request had come, because
+// where it left nobody knows the network of the request's source, and where
+// that is known for the last time nobody translated it.
+func astray(s *scene) *cause {
+	if s.leg != "reply" || s.in.Path.Answer.Kind != path.Reply || s.end.Kind != path.Left || s.end.FrameFor != "" {
+		return nil
+	}
+	e := s.lastToKnow(s.end.Tuple.Dst)
+	stays := staysOf(s.in.Path.Request.Hops)
+	at := slices.IndexFunc(stays, func(stay stay) bool { return stay.netns == s.end.NetNS })
+	if e == nil || at < 0 || e.ns.Name == s.end.NetNS || stays[at].in == "" || stays[at].in == s.end.Interface {
+		return nil
+	}
+	ns := s.before(s.end.NetNS)
+	back := ns.Lookup(topology.Query{Source: s.end.Tuple.Src, Target: e.source})
+	if back.Undetermined || back.Route == nil || back.Route.Interface == stays[at].in {
+		return nil
+	}
+	return &cause{
+		code: ReplyLostHere, confidence: report.Reconstructed, evidence: append(s.unknown(e), s.fact("route", ns.Name, "the route to %s: %s", e.source, back.Route.Text)),
+		summary: fmt.Sprintf("The answer left %s at %s, and not by %s, where the request had come from: %s does not know the network %s, and %s, which does, did not translate it.",
+			the(ns.Name), s.end.Interface, stays[at].in, the(ns.Name), e.network, the(e.ns.Name)),
+		advice: fmt.Sprintf("Give %s and all between a route to %s by way of %s, or translate:", the(ns.Name), e.network, the(e.ns.Name)),
+		fix:    s.masquerade(e),
+	}
 }
 
 // unknown is the evidence for a source that is not known where the packet went.

@@ -60,6 +60,14 @@ func byHandNAT() []Fault {
 				host.nodes["internet"].silent()
 			},
 		}, {
+			Name: "snat-routed", Summary: "the host translates to an address that is routed to it, and the target is silent",
+			netns: HostName, outcome: unanswered("NO_REPLY"), Probe: pinging("mynamespace", ipv4Target), NoFix: true,
+			apply: func(host *node, _ Rule) {
+				host.byHandSNAT("192.0.2.77")
+				host.nodes["internet"].route("192.0.2.77/32", lanHost.String(), "eth0")
+				host.nodes["internet"].silent()
+			},
+		}, {
 			Name: "snat-proxied", Summary: "the host translates to an address that it answers for by proxy, and the target is silent",
 			netns: HostName, outcome: unanswered("NO_REPLY"), Probe: pinging("mynamespace", ipv4Target), NoFix: true,
 			apply: func(host *node, _ Rule) {
@@ -338,13 +346,12 @@ func masqueradeNATFaults() []Fault {
 		{
 			Name: "no-nat66", Summary: "the host does not masquerade: the container's ULA leaves as it is",
 			netns: HostName, outcome: unanswered("NAT_MISSING"), Probe: pinging("cnt01", masqueradeTarget),
-			apply: func(host *node, _ Rule) {
-				if backend := host.network.Options.Backend; backend != NFT {
-					host.iptables(backend, true, "*nat\n-D POST_public_allow ! -o lo -j MASQUERADE\n")
-					return
-				}
-				host.nft("flush chain ip6 firewalld nat_POST_public_allow\n")
-			},
+			apply: func(host *node, _ Rule) { host.noNAT66() },
+		}, {
+			Name: "no-nat66-nearby", Summary: "the host does not masquerade, and the gateway, which is asked, does not know the container",
+			netns: HostName, outcome: Truth{Outcome: "lost", Leg: "reply", Code: "REPLY_LOST_HERE", NetNS: "gateway"},
+			Probe: pinging("cnt01", netip.MustParseAddr("fd5a:ceb9:ed8d:fefc::1")),
+			apply: func(host *node, _ Rule) { host.noNAT66() },
 		}, {
 			Name: "no-nptv6@gateway", Summary: "the gateway translates no prefix: a ULA leaves for the internet",
 			netns: "gateway", outcome: unanswered("NAT_MISSING"), Probe: pinging("cnt01", masqueradeTarget),
@@ -426,6 +433,15 @@ func masqueradeNATFaults() []Fault {
 			apply: func(host *node, _ Rule) { host.forwardPort6("8080", "fd5a:ceb9:ed8d:1::9") },
 		},
 	}
+}
+
+// noNAT66 removes the rule that masquerades IPv6.
+func (n *node) noNAT66() {
+	if backend := n.network.Options.Backend; backend != NFT {
+		n.iptables(backend, true, "*nat\n-F POST_public_allow\n")
+		return
+	}
+	n.nft("flush chain ip6 firewalld nat_POST_public_allow\n")
 }
 
 // forwardPort6 sends a TCP port of the host on to a container, as firewalld
