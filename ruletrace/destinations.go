@@ -63,19 +63,3 @@ func destination(text string) (netip.Addr, bool) {
 	ap, err := netip.ParseAddrPort(text)
 	return ap.Addr(), err == nil
 }
-
-// Destination is where a DNAT rule sends packets, with port 0 when it leaves
-// the port alone. The bool is false for other rules, and for one that names
-// several addresses or a range.
-func (r Rule) Destination() (netip.AddrPort, bool) {
-	rule := dnatRule.FindStringSubmatch(r.Text)
-	if rule == nil {
-		return netip.AddrPort{}, false
-	}
-	text, _, _ := strings.Cut(rule[1]+rule[2], " ")
-	if to, err := netip.ParseAddrPort(text); err == nil {
-		return to, true
-	}
-	a, err := netip.ParseAddr(strings.Trim(text, "[]"))
-	return netip.AddrPortFrom(a, 0), err == nil
-}

@@ -174,6 +174,13 @@ func TestTranslation(t *testing.T) {
 		{NFT, `accept comment "masquerade"`, ""},
 		{NFT, `log prefix "snat to x" accept`, ""},
 		{NFT, `fw block handle 7`, ""},
+		{NFT, `ip saddr 10.0.0.1 ip saddr set 192.0.2.1`, "stateless"},
+		{NFT, `ip6 daddr set fd00::1 comment "x"`, "stateless"},
+		{NFT, `tcp dport 80 tcp dport set 8080`, "stateless"},
+		{NFT, `meta mark set 1`, ""},
+		{NFT, `ip dscp set 4`, ""},
+		{NFT, `ct mark set meta mark`, ""},
+		{NFT, `ip saddr @set accept`, ""},
 		{NFT, ``, ""},
 		{IPTablesNFT, "-A POSTROUTING -o eth0 -j MASQUERADE", "masquerade"},
 		{IPTablesLegacy, "-A POSTROUTING -o eth0 -j SNAT --to-source 192.0.2.1", "snat"},
@@ -190,6 +197,53 @@ func TestTranslation(t *testing.T) {
 		got, ok := Rule{Backend: tt.backend, Text: tt.text}.Translation()
 		if got != tt.want || ok != (tt.want != "") {
 			t.Errorf("%s: %q, %v; want %q", tt.text, got, ok, tt.want)
+		}
+	}
+}
+
+func TestUntracks(t *testing.T) {
+	for text, want := range map[string]bool{
+		"-A PREROUTING -i eth0 -j CT --notrack":                     true,
+		"-A PREROUTING -j CT --zone 3 --notrack":                    true,
+		"-A PREROUTING -j NOTRACK":                                  true,
+		"iifname \"eth0\" notrack":                                  true,
+		"notrack comment \"x\"":                                     true,
+		"-A PREROUTING -j CT --helper ftp":                          false,
+		"jump notracked":                                            false,
+		"-A PREROUTING -j NOTRACKED":                                false,
+		`accept comment "notrack"`:                                  false,
+		`log prefix "notrack" accept`:                               false,
+		`-A INPUT -m comment --comment "-j CT --notrack" -j ACCEPT`: false,
+		"ct state untracked accept":                                 false,
+		"-A INPUT -m conntrack --ctstate UNTRACKED -j ACCEPT":       false,
+	} {
+		if got := (Rule{Text: text}).Untracks(); got != want {
+			t.Errorf("%s: got %v, want %v", text, got, want)
+		}
+	}
+}
+
+func TestDestination(t *testing.T) {
+	for text, want := range map[string]string{
+		"-A DOCKER ! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80": "172.17.0.2:80",
+		"-A PREROUTING -j DNAT --to-destination 172.17.0.2":                                        "172.17.0.2:0",
+		"-A PREROUTING -j DNAT --to-destination 172.17.0.2-172.17.0.9":                             "",
+		"-A PREROUTING -j DNAT --to-destination [fd00::2]:80":                                      "[fd00::2]:80",
+		"-A PREROUTING -j DNAT --to-destination fd00::2 --random":                                  "[fd00::2]:0",
+		"tcp dport 8080 dnat to 172.17.0.2:80 comment \"web\"":                                     "172.17.0.2:80",
+		"tcp dport 8080 dnat ip6 to [fd00::2]:80":                                                  "[fd00::2]:80",
+		"dnat to tcp dport map { 80 : 172.17.0.2 }":                                                "",
+		`accept comment "dnat to 172.17.0.2"`:                                                      "",
+		`-A INPUT -m comment --comment "-j DNAT --to-destination 172.17.0.2" -j ACCEPT`:            "",
+		"-A POSTROUTING -j SNAT --to-source 172.17.0.2":                                            "",
+		"accept": "",
+	} {
+		got := ""
+		if to, ok := (Rule{Text: text}).Destination(); ok {
+			got = to.String()
+		}
+		if got != want {
+			t.Errorf("%s: got %q, want %q", text, got, want)
 		}
 	}
 }

@@ -1,7 +1,7 @@
 package ruletrace
 
 import (
-	"regexp"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -32,9 +32,7 @@ func (r Rule) Translation() (kind string, ok bool) {
 	if r.Backend != NFT {
 		return "", false
 	}
-	if len(w) >= 2 && w[len(w)-2] == "comment" {
-		w = w[:len(w)-2]
-	}
+	w = statements(r.Text)
 	for i, word := range w {
 		if i > 0 && (w[i-1] == "jump" || w[i-1] == "goto") {
 			continue // a chain may be called so
@@ -63,9 +61,60 @@ func (r Rule) Translation() (kind string, ok bool) {
 	return "", false
 }
 
-// notrack is what a rule says that keeps packets from connection tracking.
-var notrack = regexp.MustCompile(`-j (CT .*--notrack|NOTRACK)( |$)|(^| )notrack( |$)`)
-
 // Untracks reports whether a rule keeps packets from connection tracking, and so
 // from being translated by it.
-func (r Rule) Untracks() bool { return notrack.MatchString(r.Text) }
+func (r Rule) Untracks() bool {
+	w := words(r.Text)
+	if strings.HasPrefix(r.Text, "-A ") {
+		target, _ := option(w, "-j", "--jump")
+		return target == "NOTRACK" || target == "CT" && slices.Contains(w, "--notrack")
+	}
+	return statement(statements(r.Text), "notrack") >= 0
+}
+
+// Destination is where a DNAT rule sends packets, with port 0 when it leaves
+// the port alone. The bool is false for other rules, and for one that names
+// several addresses or a range.
+func (r Rule) Destination() (netip.AddrPort, bool) {
+	var text string
+	if w := words(r.Text); strings.HasPrefix(r.Text, "-A ") {
+		if target, _ := option(w, "-j", "--jump"); target == "DNAT" {
+			text, _ = option(w, "--to-destination")
+		}
+	} else if w := statements(r.Text); statement(w, "dnat") >= 0 {
+		rest := w[statement(w, "dnat")+1:]
+		if len(rest) > 0 && (rest[0] == "ip" || rest[0] == "ip6") {
+			rest = rest[1:]
+		}
+		if len(rest) == 2 && rest[0] == "to" {
+			text = rest[1]
+		}
+	}
+	if to, err := netip.ParseAddrPort(text); err == nil {
+		return to, true
+	}
+	a, err := netip.ParseAddr(strings.Trim(text, "[]"))
+	return netip.AddrPortFrom(a, 0), err == nil
+}
+
+// statement is where a statement begins among the words of a rule of nft; -1
+// when the rule has none of that name. A chain, and what is logged, may be
+// called so.
+func statement(w []string, name string) int {
+	for i, word := range w {
+		if word == name && (i == 0 || !slices.Contains([]string{"jump", "goto", "prefix"}, w[i-1])) {
+			return i
+		}
+	}
+	return -1
+}
+
+// statements are the words of a rule of nft without its comment, which nft
+// prints last.
+func statements(text string) []string {
+	w := words(text)
+	if len(w) >= 2 && w[len(w)-2] == "comment" {
+		w = w[:len(w)-2]
+	}
+	return w
+}

@@ -147,3 +147,34 @@ func TestHairpinOffKnownNeighbour(t *testing.T) {
 	fault := n.Scenario.Faults[slices.IndexFunc(n.Scenario.Faults, func(f lab.Fault) bool { return f.Name == "hairpin-off" })]
 	named(t, n, &fault)
 }
+
+// TestSourceThatTheHostDoesNotHave: SNAT to an address that the host answers for
+// by proxy, or that is routed to it, works and is explained as what it is.
+func TestSourceThatTheHostDoesNotHave(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ source, in, tell string }{
+		"proxied":   {"203.0.113.77", lab.HostName, "ip neigh add proxy 203.0.113.77 dev eth0"},
+		"routed":    {"192.0.2.77", "internet", "ip route add 192.0.2.77/32 via 203.0.113.1"},
+		"secondary": {"203.0.113.77", lab.HostName, "ip address add 203.0.113.77/24 dev eth0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := build(t, "netns-by-hand", lab.Options{Backend: lab.IPTablesNFT})
+			command(t, n.NetNS(tt.in), "sh", "-c", tt.tell)
+			command(t, n.Host, "iptables-nft", "-t", "nat", "-I", "POSTROUTING", "-o", "eth0", "-j", "SNAT", "--to-source", tt.source)
+			if name == "proxied" { // the kernel proxies for what it would send elsewhere only
+				command(t, n.Host, "sh", "-c", "ip route add 203.0.113.77/32 dev veth0")
+			}
+			r := trace(t, n, probing(n, n.Scenario.ProbeOf("")))
+			for _, problem := range healthy(r) {
+				t.Error(problem)
+			}
+			if len(r.Translations) != 1 || r.Translations[0].Kind != "snat" || r.Translations[0].To != tt.source {
+				t.Errorf("got %+v, want SNAT to %s", r.Translations, tt.source)
+			}
+			if t.Failed() {
+				t.Logf("report:\n%s", text(t, r))
+			}
+		})
+	}
+}
