@@ -17,6 +17,11 @@ import (
 var causes = []func(*scene) *cause{
 	oneWay,         // oneway.go
 	hairpinMissing, // hairpin.go
+	conntrackFull,  // conntrack.go
+	conntrackRace,
+	portsExhausted,
+	conntrackInvalid,
+	shadowedAccept, // shadowed.go
 	forwardingOff,  // forwarding.go
 	dnatNoTarget,   // dnat.go
 	natMissing,     // nat.go

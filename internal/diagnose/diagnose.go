@@ -23,6 +23,11 @@ const (
 	FilterDrop       = "FILTER_DROP"
 	FilterPolicyDrop = "FILTER_POLICY_DROP"
 	FilterRejected   = "FILTER_REJECTED"
+	ShadowedAccept   = "SHADOWED_ACCEPT"
+	ConntrackFull    = "CONNTRACK_FULL"
+	ConntrackInvalid = "CONNTRACK_INVALID"
+	ConntrackStale   = "CONNTRACK_STALE"
+	ConntrackRace    = "CONNTRACK_RACE"
 	BridgeFiltered   = "BRIDGE_FILTERED"
 	IngressFiltered  = "INGRESS_FILTERED"
 	Queued           = "QUEUED"
@@ -464,6 +469,9 @@ func vanished(in *Input, leg, what string, end *path.End) report.Verdict {
 		v.Code, v.Hook, v.Rule = Queued, string(end.Hook), end.Rule
 		v.Summary = fmt.Sprintf("%s was handed to a program, through a queue, %s%s by a rule of chain %s, and was not seen again.",
 			what, where(end.NetNS), hooked(end), chainOf(end.Rule))
+		if end.Drop != nil && end.Drop.Function == "nf_queue" { // what a program drops ends elsewhere
+			v.Summary += " No program reads that queue, or it is full."
+		}
 	}
 	blind := end.NetNS
 	if end.NextNetNS != "" && in.Sensors.Captured[blind] && end.Drop == nil {

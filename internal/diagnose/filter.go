@@ -83,7 +83,7 @@ func filterFinding(in *Input, v *report.Verdict) (report.Finding, bool) {
 	if v.Leg == "reply" {
 		leg = &in.Path.Reply
 	}
-	if v.Rule == nil || leg.End.Kind != path.Dropped {
+	if v.Rule == nil || leg.End.Kind != path.Dropped && v.Code != Queued {
 		return report.Finding{}, false
 	}
 	if !nameable(v.Rule) || v.NetNS != topology.HostName && in.Enter[v.NetNS] == "" {
@@ -93,6 +93,12 @@ func filterFinding(in *Input, v *report.Verdict) (report.Finding, bool) {
 		Code: v.Code, Severity: "error", Evidence: v.Evidence,
 		Summary: "If this traffic is meant to pass, accept it before that rule:",
 		Fix:     []string{enter(in, v.NetNS) + accept(v.Rule, leg.End.Policy, leg.End.Tuple, v.Leg)},
+	}
+	switch v.Code {
+	case Queued:
+		f.Summary = "Start the program that is to read the queue, or look why it drops. What needs no program is accepted before that rule:"
+	case ConntrackInvalid:
+		f.Summary = "Conntrack follows a flow only where it sees both directions: lead both this way, or, if the packet is to pass all the same, accept it before that rule:"
 	}
 	if leg.End.Policy {
 		f.Summary = "If this traffic is meant to pass, accept it and its answers in that chain:"

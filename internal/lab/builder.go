@@ -222,6 +222,12 @@ func (n *node) addr(name string, prefixes ...string) {
 
 // route adds a route; destination is "default" for ::/0 and 0.0.0.0/0.
 func (n *node) route(destination, gateway, name string) {
+	n.routeFrom(destination, gateway, name, netip.Addr{})
+}
+
+// routeFrom adds a route with the source address that is preferred by it; an
+// invalid one is none.
+func (n *node) routeFrom(destination, gateway, name string, source netip.Addr) {
 	n.do(fmt.Sprintf("add route %s via %s dev %s in %s", destination, gateway, name, n.name), func() error {
 		link, err := n.link(name)
 		if err != nil {
@@ -245,6 +251,7 @@ func (n *node) route(destination, gateway, name string) {
 			LinkIndex: link.Attrs().Index,
 			Dst:       dst,
 			Gw:        via.AsSlice(),
+			Src:       n.disguise.address(source).AsSlice(),
 			Protocol:  unix.RTPROT_STATIC,
 		})
 	})

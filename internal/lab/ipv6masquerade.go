@@ -2,7 +2,10 @@
 
 package lab
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // The addresses of the network "ipv6-masquerade" that its truth speaks of.
 var (
@@ -291,7 +294,7 @@ add rule inet firewalld filter_FWDI_docker_allow udp dport 53 accept
 `)
 		},
 	}
-	return append(append(host.faults(), masqueradeNATFaults()...),
+	return append(slices.Concat(host.faults(), masqueradeNATFaults(), masqueradeFilter6().faults(), masqueradeConntrack()),
 		dropAt(ForwardDrop, "gateway", "request", "forward", "no pings to the internet", true),
 		dropAt(ReplyDrop, "gateway", "reply", "forward", "no echo replies from the internet", true),
 		dropAt("output-drop", "cnt01", "request", "output", "this container may not ping", true),

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/skbdrop"
+	"github.com/pathtrace/pathtrace/nat"
 	"github.com/pathtrace/pathtrace/packet"
 	"github.com/pathtrace/pathtrace/report"
 )
@@ -89,6 +90,9 @@ func (j *joiner) dropped(leg *Leg, t *trail, v *visit) {
 	case end.Kind == Left:
 		end.Kind, end.Next = Vanished, "the other end of "+end.Interface
 	}
+	if d.Reason == skbdrop.NetfilterDrop {
+		end.Rival = j.rival(t, d)
+	}
 	if len(leg.Hops) == 0 {
 		hop := j.origin(t, v.netns, nil)
 		hop.Interface, hop.Evidence = j.interfaceName(d), []string{id}
@@ -96,6 +100,24 @@ func (j *joiner) dropped(leg *Leg, t *trail, v *visit) {
 	}
 	hop := &leg.Hops[len(leg.Hops)-1]
 	hop.Steps = append(hop.Steps, report.Step{Kind: "drop", Text: dropText(d), Confidence: report.Observed, Evidence: []string{id}})
+}
+
+// rival finds another packet of the dropped one's flow that was there before the
+// drop, and the event of the flow that it opened.
+func (j *joiner) rival(t *trail, d *skbdrop.Drop) []string {
+	for _, e := range t.flows[d.NetNS] {
+		if e.Kind != nat.New {
+			continue
+		}
+		for i := range j.in.Sightings {
+			s := &j.in.Sightings[i]
+			reply, belongs := e.Flow.Matches(s.Header.Tuple)
+			if belongs && !reply && s.Point.NetNS == d.NetNS && s.Time.Before(d.Time) && t.seed.Compare(&s.Header) == packet.Different {
+				return []string{j.ledger.sighting(s), j.ledger.event(&e)}
+			}
+		}
+	}
+	return nil
 }
 
 func dropText(d *skbdrop.Drop) string {

@@ -247,7 +247,10 @@ func (j *joiner) ruleEnd(netns string, all []element) (End, bool) {
 		end := End{
 			Kind: Dropped, NetNS: netns, Hook: e.step.hit.Hook, Rule: e.step.Rule,
 			Policy: e.step.hit.Kind == ruletrace.HitPolicy, Verdict: e.step.hit.Verdict, Evidence: e.step.Evidence,
-			Tuple: e.step.hit.Header.Tuple,
+			Tuple: e.step.hit.Header.Tuple, State: e.step.hit.State,
+		}
+		if by := shadowed(e, all); by != nil {
+			end.Accepted, end.AcceptedBy = by.Rule, by.Evidence
 		}
 		for k := i; k >= 0; k-- {
 			if all[k].sighting != nil {
@@ -259,6 +262,45 @@ func (j *joiner) ruleEnd(netns string, all []element) (End, bool) {
 		return end, true
 	}
 	return End{}, false
+}
+
+// shadowed returns the step of a rule that accepted the packet in the hook in
+// which the element ended it, for another table; nil when there is none. It
+// came before: nothing looks at a packet that was dropped.
+func shadowed(end *element, all []element) *step {
+	for i := len(all) - 1; i >= 0; i-- {
+		s := all[i].step
+		if s == nil || all[i].stage != end.stage || !s.accepts() {
+			continue
+		}
+		a, b := s.hit.Rule, end.step.hit.Rule
+		if a.Backend != b.Backend || a.Family != b.Family || a.Table != b.Table {
+			return s
+		}
+	}
+	return nil
+}
+
+// The priorities between which a chain filters, rather than changes packets or
+// looks at them: NF_IP_PRI_MANGLE and NF_IP_PRI_SECURITY
+// (include/uapi/linux/netfilter_ipv4.h). iptables' table security is no place
+// for rules that let packets pass.
+const (
+	priorityMangle   = -150
+	prioritySecurity = 50
+)
+
+// accepts reports whether the step is that of a rule in a filter table that
+// accepted the packet. A policy that accepts is no decision.
+func (s *step) accepts() bool {
+	h := s.hit
+	if h == nil || h.Kind != ruletrace.HitRule || h.Verdict != ruletrace.Accept || h.ChainType == "nat" || h.ChainType == "route" {
+		return false
+	}
+	if h.Rule.Backend != ruletrace.NFT {
+		return h.Rule.Table == "filter"
+	}
+	return h.Priority > priorityMangle && h.Priority < prioritySecurity
 }
 
 // bridged reports whether a frame that came in by a bridge port is for nobody

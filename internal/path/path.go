@@ -124,6 +124,12 @@ type End struct {
 	Rule    *report.Rule
 	Policy  bool
 	Verdict ruletrace.Verdict
+	// State is what conntrack took a Dropped packet for ("invalid"), empty where
+	// the trace does not tell. Accepted is the rule of an earlier filter table
+	// that had accepted it in the same hook, AcceptedBy that rule's evidence.
+	State      string
+	Accepted   *report.Rule
+	AcceptedBy []string
 	// Tuple is the packet's when it ended; Bridged says that it was on its way
 	// from port to port of one bridge, not to be routed.
 	Tuple   packet.Tuple
@@ -150,6 +156,9 @@ type End struct {
 	CopyDropped *report.Rule
 	// Drop is the kernel's own record of the end, nil when there is none. For
 	// Delivered it says that no socket was there.
-	Drop     *skbdrop.Drop
+	Drop *skbdrop.Drop
+	// Rival is the evidence of another packet of the same flow for which
+	// conntrack had entered the flow when netfilter dropped this one.
+	Rival    []string
 	Evidence []string
 }
