@@ -218,6 +218,14 @@ func (j *joiner) elements(leg string, t *trail, s *stay, first, again bool) []el
 	if s := diverted(all); s != nil {
 		s.Dull = false
 	}
+	for i := range all {
+		if all[i].step == nil || !all[i].step.ends() {
+			continue
+		}
+		if s := shadowed(&all[i], all); s != nil {
+			s.Dull = false
+		}
+	}
 	return all
 }
 
