@@ -16,6 +16,7 @@ import (
 // cause that merely might be one returns nil.
 var causes = []func(*scene) *cause{
 	oneWay,         // oneway.go
+	untracked,      // untracked.go
 	hairpinMissing, // hairpin.go
 	conntrackFull,  // conntrack.go
 	conntrackRace,
@@ -28,7 +29,6 @@ var causes = []func(*scene) *cause{
 	natWrongAddress,
 	astray,
 	answeredFromElsewhere, // answer.go
-	untracked,             // untracked.go
 	sourceUnknown,
 	pingsIgnored,
 }

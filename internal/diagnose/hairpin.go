@@ -119,7 +119,8 @@ func (s *scene) ownSource(t *report.Translation) *cause {
 // translator knows, because it did not pass its translation.
 func (s *scene) shortWay(t *report.Translation) *cause {
 	answer := s.end.Tuple
-	if s.leg != "reply" || !s.in.Path.Answer.Unexpected || answer.Source() != t.To {
+	routed := func(h report.Hop) bool { return h.NetNS == t.NetNS && h.Bridge == "" }
+	if s.leg != "reply" || !s.in.Path.Answer.Unexpected || answer.Source() != t.To || slices.ContainsFunc(s.path.Hops, routed) {
 		return nil
 	}
 	c := &cause{

@@ -11,7 +11,7 @@ import (
 	"github.com/pathtrace/pathtrace/ruletrace"
 )
 
-// oneWay: the request's source was translated without conntrack (NPTv6, or
+// oneWay: an address of the request was translated without conntrack (NPTv6, or
 // rules that set addresses), so that a rule of its own has to translate the
 // answer back; and the answer came to the same namespace and was not.
 func oneWay(s *scene) *cause {
@@ -19,7 +19,7 @@ func oneWay(s *scene) *cause {
 		return nil
 	}
 	for i := range s.in.Path.Translations {
-		if t := &s.in.Path.Translations[i]; t.Leg == "request" && t.Field == "source" && slices.Contains([]string{"nptv6", "stateless"}, t.Kind) {
+		if t := &s.in.Path.Translations[i]; t.Leg == "request" && slices.Contains([]string{"nptv6", "stateless"}, t.Kind) {
 			if c := s.untranslated(t); c != nil {
 				return c
 			}
@@ -33,7 +33,10 @@ func oneWay(s *scene) *cause {
 func (s *scene) untranslated(t *report.Translation) *cause {
 	from, to := addressOf(t.From), addressOf(t.To)
 	stays := staysOf(s.path.Hops)
-	at := slices.IndexFunc(stays, func(stay stay) bool { return stay.netns == t.NetNS && stay.destination == to })
+	opposite := map[string]string{"source": "destination", "destination": "source"}[t.Field]
+	at := slices.IndexFunc(stays, func(stay stay) bool {
+		return stay.netns == t.NetNS && stay.in != "" && (t.Field == "source" && stay.destination == to || t.Field == "destination" && stay.source == to)
+	})
 	if at < 0 || !s.in.Sensors.Traced[t.NetNS] {
 		return nil
 	}
@@ -42,20 +45,20 @@ func (s *scene) untranslated(t *report.Translation) *cause {
 	}
 	c := &cause{
 		code: PrefixMismatch, confidence: report.Observed, netns: t.NetNS, iface: stays[at].in, byRule: true, evidence: t.Evidence,
-		summary: fmt.Sprintf("%s translated the source of the request from %s to %s (%s, %s), and did not translate the answer to %s back.",
-			subject(t.NetNS), from, to, t.Kind, ruleWords(t.Rule), to),
+		summary: fmt.Sprintf("%s translated the %s of the request from %s to %s (%s, %s), and did not translate the %s of the answer back.",
+			subject(t.NetNS), t.Field, from, to, t.Kind, ruleWords(t.Rule), opposite),
 		advice: fmt.Sprintf("This translation keeps no state, so %s needs the reverse rule for answers:", the(t.NetNS)),
 		fix:    s.reverse(t, from, to),
 	}
 	for _, back := range s.in.Path.Translations {
-		if back.Leg != "reply" || back.NetNS != t.NetNS || back.Field != "destination" || addressOf(back.From) != to {
+		if back.Leg != "reply" || back.NetNS != t.NetNS || back.Field != opposite || addressOf(back.From) != to {
 			continue
 		}
 		if addressOf(back.To) == from {
 			return nil
 		}
-		c.summary = fmt.Sprintf("%s translated the source of the request from %s to %s (%s, %s), and the answer to %s not back to that but to %s (%s).",
-			subject(t.NetNS), from, to, t.Kind, ruleWords(t.Rule), to, addressOf(back.To), ruleWords(back.Rule))
+		c.summary = fmt.Sprintf("%s translated the %s of the request from %s to %s (%s, %s), and the %s of the answer not back to that but to %s (%s).",
+			subject(t.NetNS), t.Field, from, to, t.Kind, ruleWords(t.Rule), opposite, addressOf(back.To), ruleWords(back.Rule))
 		c.evidence = slices.Concat(c.evidence, back.Evidence)
 	}
 	if s.end.Kind == path.Dropped {
@@ -83,9 +86,13 @@ func (s *scene) reverse(t *report.Translation, from, to netip.Addr) []string {
 		lines = []string{fmt.Sprintf("%s -t mangle -I PREROUTING -d %s -i %s -j DNPT --src-pfx %s --dst-pfx %s", iptables(t.Rule), outside, t.Interface, outside, inside)}
 	} else if t.Kind == "stateless" {
 		family := addressFamily(to)
+		hook, priority, match := "prerouting", "raw", fmt.Sprintf("iifname %s %s daddr %s %s daddr set %s", t.Interface, family, to, family, from)
+		if t.Field == "destination" {
+			hook, priority, match = "postrouting", "300", fmt.Sprintf("oifname %s %s saddr %s %s saddr set %s", t.Interface, family, to, family, from)
+		}
 		lines = []string{
-			fmt.Sprintf("nft add chain %s %s reverse '{ type filter hook prerouting priority raw; }'", t.Rule.Family, t.Rule.Table),
-			fmt.Sprintf("nft add rule %s %s reverse iifname %s %s daddr %s %s daddr set %s", t.Rule.Family, t.Rule.Table, t.Interface, family, to, family, from),
+			fmt.Sprintf("nft add chain %s %s reverse '{ type filter hook %s priority %s; }'", t.Rule.Family, t.Rule.Table, hook, priority),
+			fmt.Sprintf("nft add rule %s %s reverse %s", t.Rule.Family, t.Rule.Table, match),
 		}
 	}
 	for i := range lines {

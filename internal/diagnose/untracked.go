@@ -9,27 +9,39 @@ import (
 	"github.com/pathtrace/pathtrace/ruletrace"
 )
 
-// untracked: the answer came back to the namespace that had translated the
+// untracked: the answer came back to a namespace that had translated the
 // request, and a rule there kept it from conntrack, which alone could have
-// translated it back. So it was taken for the namespace's own.
+// translated it back.
 func untracked(s *scene) *cause {
-	if s.leg != "reply" || s.end.Kind != path.Delivered || s.end.NetNS == s.in.Probe.NetNS {
+	if s.leg != "reply" || s.end.Kind == path.Dropped {
 		return nil
 	}
-	back := slices.ContainsFunc(s.in.Path.Translations, func(t report.Translation) bool {
-		return t.Leg == "request" && t.NetNS == s.end.NetNS && t.Field == "source" && addressOf(t.To) == s.end.Tuple.Dst
-	})
-	step := s.untracks(s.end.NetNS)
-	if !back || step == nil {
-		return nil
+	for _, t := range s.in.Path.Translations {
+		answers := s.end.Tuple.Dst
+		if t.Field == "destination" {
+			answers = s.end.Tuple.Src
+		}
+		step := s.untracks(t.NetNS)
+		if t.Leg != "request" || addressOf(t.To) != answers || step == nil {
+			continue
+		}
+		c := &cause{
+			code: ReplyLostHere, confidence: report.Observed, outcome: report.Dropped, evidence: slices.Concat(t.Evidence, step.Evidence),
+			summary: fmt.Sprintf("The answer came back to %s, and a rule of chain %s kept it from connection tracking. So what had been done to the request there (%s %s → %s) was not undone, and ",
+				the(t.NetNS), chainOf(step.Rule), t.Field, addressOf(t.From), addressOf(t.To)),
+		}
+		switch {
+		case s.end.Kind == path.Delivered && s.end.NetNS == t.NetNS:
+			c.summary += fmt.Sprintf("%s took it for its own.", the(t.NetNS))
+		case s.in.Path.Answer.Unexpected:
+			c.summary += fmt.Sprintf("it reached %s as one from %s, which no connection expects.", the(s.end.NetNS), s.end.Tuple.Source())
+		default:
+			c.summary += fmt.Sprintf("it ended in %s.", the(s.end.NetNS))
+		}
+		c.advice, c.fix = s.track(t.NetNS, step.Rule)
+		return c
 	}
-	c := &cause{
-		code: ReplyLostHere, confidence: report.Observed, evidence: step.Evidence,
-		summary: fmt.Sprintf("The answer came back to %s, and a rule of chain %s kept it from connection tracking: so it was not translated back, and %s took it for its own.",
-			the(s.end.NetNS), chainOf(step.Rule), the(s.end.NetNS)),
-	}
-	c.advice, c.fix = s.track(s.end.NetNS, step.Rule)
-	return c
+	return nil
 }
 
 // untracks is the step of a rule that kept the packet from connection tracking

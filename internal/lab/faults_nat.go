@@ -290,6 +290,54 @@ func dockerNAT() []Fault {
 			Probe: connecting("cnt02", lanHost, 8080),
 			apply: func(host *node, _ Rule) { host.withoutProxy(false) },
 		}, {
+			Name: "hairpin-lan", Summary: "the host sends a machine of the LAN back to another one there, with its source unchanged",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "HAIRPIN_MISSING", NetNS: "client"},
+			Probe: connecting("client", lanHost, 8083),
+			apply: func(host *node, _ Rule) {
+				host.nodes["internet"].listenTCP(lanGateway, 80, serveHTTP)
+				host.iptables(host.network.Options.Backend, false, `
+*nat
+-I PREROUTING -d 203.0.113.1/32 -p tcp -m tcp --dport 8083 -j DNAT --to-destination 203.0.113.254:80
+*filter
+-I DOCKER-USER -i eth0 -o eth0 -j ACCEPT
+`)
+			},
+		}, {
+			Name: "untracked-dnat", Summary: "a rule keeps the container's answers from connection tracking, so that they keep the container's address",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "REPLY_LOST_HERE", NetNS: "client"},
+			Probe: connecting("client", lanHost, 8080),
+			apply: func(host *node, _ Rule) {
+				host.iptables(host.network.Options.Backend, false, "*raw\n-A PREROUTING -i docker0 -p tcp -m tcp --sport 80 -j CT --notrack\n")
+			},
+		}, {
+			Name: "stateless-dnat", Summary: "the host sets another destination without conntrack, and nothing sets the answer's source back",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "NAT_PREFIX_MISMATCH"},
+			Probe: connecting("client", lanHost, 80),
+			apply: func(host *node, _ Rule) {
+				host.iptables(host.network.Options.Backend, false, "*filter\n-I DOCKER-USER -p tcp -m tcp -j ACCEPT\n")
+				host.nft(`
+table ip stateless {
+	chain prerouting {
+		type filter hook prerouting priority -310; policy accept;
+		iifname "eth0" ip daddr 203.0.113.1 tcp dport 80 ip daddr set 172.17.0.2
+	}
+}
+`)
+			},
+		}, {
+			Name: "netmap-no-target", Summary: "the host maps a network to one that has no machine",
+			netns: HostName, outcome: Truth{Outcome: "rejected", Leg: "request", Code: "DNAT_NO_TARGET"},
+			Probe: &Probe{Kind: "ping", Source: "client", Target: netip.MustParseAddr("198.51.100.2")}, NoFix: true,
+			apply: func(host *node, _ Rule) {
+				host.nodes["client"].route("198.51.100.0/24", lanHost.String(), "eth0")
+				host.iptables(host.network.Options.Backend, false, `
+*nat
+-A PREROUTING -d 198.51.100.0/24 -j NETMAP --to 172.17.1.0/24
+*filter
+-I DOCKER-USER -d 172.17.0.0/16 -i eth0 -j ACCEPT
+`)
+			},
+		}, {
 			Name: "hairpin-no-listener", Summary: "without docker-proxy, a container asks for a published port that nothing listens on",
 			netns: HostName, outcome: Truth{Outcome: "rejected", Leg: "request", Code: "DNAT_NO_TARGET", NetNS: "cnt01"},
 			Probe: connecting("cnt02", lanHost, 8081), NoFix: true,
