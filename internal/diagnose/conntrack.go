@@ -3,7 +3,6 @@ package diagnose
 import (
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/pathtrace/pathtrace/internal/path"
@@ -24,7 +23,7 @@ func conntrackInvalid(s *scene) *cause {
 		summary: fmt.Sprintf("%s belongs to no flow that conntrack of %s knows (its state is INVALID), and a rule of chain %s %s such packets%s.",
 			s.what(), the(end.NetNS), chainOf(end.Rule), map[bool]string{true: "rejects", false: "drops"}[end.Verdict == ruletrace.Reject], hookWords(end)),
 	}
-	if s.leg == "reply" && !s.passed(end.NetNS) {
+	if s.leg == "reply" && s.in.Sensors.Captured[end.NetNS] && !s.passed(end.NetNS) {
 		c.summary += fmt.Sprintf(" The request had not been seen %s: it took another way.", where(end.NetNS))
 	}
 	return c
@@ -48,6 +47,8 @@ func (s *scene) passed(netns string) bool {
 }
 
 var (
+	// quotedText is what somebody wrote beside a rule, and names.
+	quotedText = regexp.MustCompile(`"[^"]*"`)
 	// nftState is a match of the state: one, several, or a set of them.
 	nftState = regexp.MustCompile(`\bct state (!= )?(\{[^}]*\}|[a-z,]+)`)
 	// nftStateMap leads from states to verdicts.
@@ -59,7 +60,7 @@ var (
 // was INVALID: it asks for that state and no other, or for several when the
 // trace tells that the packet's was this one.
 func dropsInvalid(end *path.End) bool {
-	text := end.Rule.Text
+	text := quotedText.ReplaceAllString(end.Rule.Text, "")
 	if end.State != "" && end.State != "invalid" {
 		return false
 	}
@@ -173,29 +174,37 @@ func conntrackRace(s *scene) *cause {
 // be taken for another one, and so it could not be entered into the table.
 func portsExhausted(s *scene) *cause {
 	netns := s.end.NetNS
-	if !s.refused() || s.end.Tracked || len(s.end.Rival) > 0 || s.grew(netns, "conntrack_insert_failed") == 0 || !s.translating(netns) {
+	if !s.refused() || s.end.Tracked || len(s.end.Rival) > 0 || s.grew(netns, "conntrack_insert_failed") == 0 {
+		return nil
+	}
+	rule := s.translating(netns)
+	if rule == nil {
 		return nil
 	}
 	return &cause{
 		code: KernelDrop, confidence: s.certainty(), mechanism: "conntrack could not enter the flow into its table (insert_failed)",
 		summary: fmt.Sprintf("%s was dropped %s by connection tracking, which could not enter its flow into the table: NAT found no address and port for it that no other flow has.",
 			s.what(), where(netns)),
-		evidence: []string{s.fact("counter", netns, "conntrack insert_failed + %d", s.grew(netns, "conntrack_insert_failed"))},
+		evidence: append([]string{s.fact("counter", netns, "conntrack insert_failed + %d", s.grew(netns, "conntrack_insert_failed"))}, rule.Evidence...),
 	}
 }
 
-// translating reports whether the last that is known of the packet is that a
-// rule was to translate its source.
-func (s *scene) translating(netns string) bool {
+// translating is the step of the rule that was to translate the packet's source
+// when that is where it was lost.
+func (s *scene) translating(netns string) *report.Step {
 	hops := s.path.Hops
 	if len(hops) == 0 || hops[len(hops)-1].NetNS != netns {
-		return false
+		return nil
 	}
-	return slices.ContainsFunc(hops[len(hops)-1].Steps, func(step report.Step) bool {
-		if step.Hook != string(ruletrace.Postrouting) || step.Rule == nil {
-			return false
+	steps := hops[len(hops)-1].Steps
+	for i := range steps {
+		if steps[i].Hook != string(ruletrace.Postrouting) || steps[i].Rule == nil {
+			continue
 		}
-		_, translates := ruletrace.Rule{Backend: ruletrace.Backend(step.Rule.Backend), Text: step.Rule.Text}.Translation()
-		return translates
-	})
+		rule := ruletrace.Rule{Backend: ruletrace.Backend(steps[i].Rule.Backend), Text: steps[i].Rule.Text}
+		if _, translates := rule.Translation(); translates {
+			return &steps[i]
+		}
+	}
+	return nil
 }

@@ -1,0 +1,11 @@
+//go:build linux
+
+package lab
+
+// NotStaged says of each code that no fault here leads to why that is so. What
+// gives these codes is tested on recorded evidence.
+var NotStaged = map[string]string{
+	"CONNTRACK_FULL": "net.netfilter.nf_conntrack_max can be written in the machine's own namespace only, for all namespaces at once",
+	"CONNTRACK_RACE": "two packets meet between conntrack's look-up and its insertion by chance only",
+	"INCONCLUSIVE":   "a network does not blind sensors: it takes a busy logging group, a missing right or packets lost on their way to pathtrace",
+}
