@@ -15,6 +15,10 @@ import (
 // signature is proven only by what the sensors saw and the snapshots hold; a
 // cause that merely might be one returns nil.
 var causes = []func(*scene) *cause{
+	linkDown, // link.go
+	portBlocked,
+	tentative,
+	addressOnPort,
 	oneWay,         // oneway.go
 	untracked,      // untracked.go
 	hairpinMissing, // hairpin.go
@@ -23,11 +27,18 @@ var causes = []func(*scene) *cause{
 	portsExhausted,
 	conntrackInvalid,
 	shadowedAccept, // shadowed.go
-	forwardingOff,  // forwarding.go
-	dnatNoTarget,   // dnat.go
-	natMissing,     // nat.go
+	routingLoop,    // ttl.go
+	ttlExpired,
+	routeDeadEnd,  // route.go
+	martian,       // martian.go
+	forwardingOff, // forwarding.go
+	dnatNoTarget,  // dnat.go
+	natMissing,    // nat.go
 	natWrongAddress,
 	astray,
+	neighbourDead, // link.go
+	routeMissing,  // route.go
+	answerUnroutable,
 	answeredFromElsewhere, // answer.go
 	sourceUnknown,
 	pingsIgnored,

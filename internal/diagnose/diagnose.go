@@ -6,7 +6,6 @@ package diagnose
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +35,14 @@ const (
 	ForwardingOff    = "FORWARDING_OFF"
 	RouteBlackhole   = "ROUTE_BLACKHOLE"
 	RPFilter         = "RP_FILTER"
+	Martian          = "MARTIAN"
+	LinkDown         = "LINK_DOWN"
+	AddressTentative = "ADDRESS_TENTATIVE"
+	AddressOnPort    = "ADDRESS_ON_BRIDGE_PORT"
+	PortBlocked      = "BRIDGE_PORT_BLOCKED"
+	XDPDrop          = "XDP_DROP"
+	SubnetOverlap    = "SUBNET_OVERLAP"
+	VPNTakesTraffic  = "VPN_TAKES_TRAFFIC"
 	Neighbour        = "NEIGHBOUR_UNREACHABLE"
 	MTUExceeded      = "MTU_EXCEEDED"
 	TTLExpired       = "TTL_EXPIRED"
@@ -275,56 +282,7 @@ func refused(in *Input) report.Verdict {
 	}
 	v.Code = refusalCode(in)
 	v.Summary = fmt.Sprintf("%s answered: %s.", maker, p.Answer.Text)
-	if circle := circle(p.Request.Hops); v.Code == TTLExpired && len(circle) > 0 {
-		v.Code = RoutingLoop
-		v.Summary = fmt.Sprintf("The request went in circles by way of %s until its TTL ended; %s answered: %s.", list(circle), maker, p.Answer.Text)
-	}
-	if p.Answer.Kind == path.Error && p.Answer.NetNS == p.Request.End.NetNS {
-		if end := deadEnd(in, &p.Request.End); end != "" {
-			v.Code, v.Confidence = RouteBlackhole, report.Reconstructed
-			v.Summary = fmt.Sprintf("%s answered: %s. That is what %s says.", maker, p.Answer.Text, end)
-		}
-	}
 	return v
-}
-
-// circle lists the namespaces that a packet came back to in the same way, in
-// the order in which it first met them.
-func circle(hops []report.Hop) []string {
-	type place struct{ netns, iface, direction string }
-	seen := make(map[place]bool)
-	var names []string
-	for _, h := range hops {
-		at := place{h.NetNS, h.Interface, h.Direction}
-		if seen[at] && !slices.Contains(names, the(h.NetNS)) {
-			names = append(names, the(h.NetNS))
-		}
-		seen[at] = true
-	}
-	return names
-}
-
-// deadEnd names the route or policy rule by which the namespace that a packet
-// ended in sends it nowhere; empty when that is not what its tables say, or not
-// surely.
-func deadEnd(in *Input, end *path.End) string {
-	ns := in.Topology.Namespace(end.NetNS)
-	if ns == nil || slices.ContainsFunc(ns.Policy, func(p topology.Policy) bool { return p.MarkMask != 0 }) { // the mark is not known
-		return ""
-	}
-	t := end.Tuple
-	decision := ns.Lookup(topology.Query{
-		Source: t.Src, Target: t.Dst, Ingress: end.Interface, Proto: t.Proto, SourcePort: t.SrcPort, TargetPort: t.DstPort,
-	})
-	nowhere := []string{"blackhole", "unreachable", "prohibit"}
-	switch {
-	case decision.Undetermined:
-	case decision.Route != nil && slices.Contains(nowhere, decision.Route.Type):
-		return fmt.Sprintf("its route %q", decision.Route.Text)
-	case decision.Route == nil && decision.Policy != nil && slices.Contains(nowhere, decision.Policy.Action):
-		return fmt.Sprintf("its policy rule %q", decision.Policy.Text)
-	}
-	return ""
 }
 
 // refusalCode reads an ICMP error or reset (RFC 792, RFC 1812, RFC 4443).

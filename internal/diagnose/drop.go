@@ -54,9 +54,6 @@ func dropSummary(in *Input, what, last string, end *path.End) string {
 		at = " in " + d.Function
 	}
 	text := fmt.Sprintf("%s was dropped by the kernel between %s and %s%s: %s.", what, last, end.Next, at, because)
-	if end := deadEnd(in, end); end != "" && d.Reason == skbdrop.NotSpecified {
-		return text + " That is what " + end + " says."
-	}
 	if d.Reason == skbdrop.NetfilterDrop {
 		if in.Sensors.Traced[end.NetNS] {
 			return text + " No rule that can be traced did it: rules of the netdev family, and those that come before the trace begins, are out of sight."

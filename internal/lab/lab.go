@@ -338,9 +338,9 @@ func Build(ctx context.Context, scenario string, options Options) (*Network, err
 	defer b.close()
 	s.build(b)
 	b.clutterTranslations()
+	b.ready() // before a fault: what is down is never ready
 	b.breakWith(options)
 	b.clutterFault()
-	b.ready()
 	b.decoys()
 	b.disguiseScenario()
 	b.publish()

@@ -32,7 +32,8 @@ func claims(r *report.Report) []claim {
 		}
 	}
 	for _, f := range r.Findings {
-		all = append(all, claim{"finding " + f.Code, report.Observed, f.Evidence})
+		// What is wrong may be a state that no sensor saw come about.
+		all = append(all, claim{"finding " + f.Code, report.Reconstructed, f.Evidence})
 	}
 	return all
 }

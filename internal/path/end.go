@@ -101,6 +101,10 @@ func (j *joiner) end(v *visit, all []element) End {
 		}
 	}
 	end := End{NetNS: v.netns, Tracked: tracked, Evidence: ids}
+	end.Mark = markBefore(all, stageRoute)
+	if len(v.sightings) == 0 || v.sightings[0].Direction == capture.Egress { // sent here
+		end.Mark = markBefore(all, stagePostrouting)
+	}
 	if last != nil {
 		end.Tuple = last.Header.Tuple
 		end.Tuple.Dst = currentTarget(all)

@@ -130,6 +130,8 @@ type End struct {
 	State      string
 	Accepted   *report.Rule
 	AcceptedBy []string
+	// Mark is the packet's netfilter mark when it was to be routed.
+	Mark uint32
 	// Tuple is the packet's when it ended; Bridged says that it was on its way
 	// from port to port of one bridge, not to be routed.
 	Tuple   packet.Tuple
