@@ -151,10 +151,13 @@ func TestRefused(t *testing.T) {
 		change     func(*diagnose.Input)
 		want, says string
 	}{
-		{"prohibit route", "gateway", 3, 13, route("prohibit"), diagnose.RouteBlackhole, `gateway (192.0.2.1) answered: administratively prohibited (type 3 code 13). That is what its route "prohibit 198.51.100.0/24" says.`},
+		{"prohibit route", "gateway", 3, 13, route("prohibit"), diagnose.RouteBlackhole, `got no further than gateway: its route "prohibit 198.51.100.0/24" prohibits it.`},
 		{"unreachable route", "gateway", 3, 1, route("unreachable"), diagnose.RouteBlackhole, "unreachable 198.51.100.0/24"},
 		{"policy rule", "gateway", 3, 13, rule(0), diagnose.RouteBlackhole, "from all prohibit"},
-		{"policy rule for a mark", "gateway", 3, 13, rule(1), diagnose.FilterRejected, "administratively prohibited"},
+		{"policy rule for a mark that it may have", "gateway", 3, 13, func(in *diagnose.Input) {
+			rule(1)(in)
+			in.Sensors.Traced = nil
+		}, diagnose.FilterRejected, "administratively prohibited"},
 		{"neighbour", "gateway", 3, 1, route("unicast"), diagnose.Neighbour, "gateway (192.0.2.1) answered: host unreachable"},
 		{"somebody else's router", "", 3, 1, route("unreachable"), diagnose.Neighbour, "192.0.2.1, beyond what is visible, answered"},
 		{"the host", topology.HostName, 3, 0, route("unicast"), diagnose.NoRoute, "The host (192.0.2.1) answered"},
@@ -179,7 +182,7 @@ func TestNoRouteIsSaidOnlyWhenSure(t *testing.T) {
 		t.Errorf("without a route: got %s, %s", v.Code, v.Confidence)
 	}
 	prohibit := topology.Policy{Action: "prohibit", SuppressPrefix: -1, SuppressGroup: -1}
-	if v := judge(&unseen, policy(prohibit)).Verdict; v.Code != diagnose.NotSeen {
+	if v := judge(&unseen, policy(prohibit)).Verdict; v.Code != diagnose.RouteBlackhole {
 		t.Errorf("with a policy rule that prohibits: got %s", v.Code)
 	}
 	byUser := topology.Policy{Action: "lookup", Table: 7, UIDs: &[2]uint32{0, 0}, SuppressPrefix: -1, SuppressGroup: -1}
@@ -252,14 +255,14 @@ func TestRoutingLoop(t *testing.T) {
 	}
 	p.Request.Hops = append(there, there[1:]...)
 	v := judge(&p).Verdict
-	if v.Code != diagnose.RoutingLoop || !strings.Contains(v.Summary, "by way of gateway and the host until its TTL ended; gateway (192.0.2.1) answered") {
+	if v.Code != diagnose.RoutingLoop || !strings.Contains(v.Summary, "by way of gateway and the host until its TTL had run out; 192.0.2.1 answered: TTL exceeded") {
 		t.Errorf("got %s: %s", v.Code, v.Summary)
 	}
 }
 
 func TestDropThatTheTablesExplain(t *testing.T) {
 	p := path.Path{Request: path.Leg{End: path.End{
-		Kind: path.Vanished, NetNS: "gateway", Interface: "zTrust", Next: "an outgoing interface of gateway", Tuple: request,
+		Kind: path.Vanished, NetNS: "gateway", Interface: "zTrust", Next: "an outgoing interface of gateway", Parked: true, Tuple: request,
 		Drop: &skbdrop.Drop{NetNS: "gateway", Reason: skbdrop.NotSpecified, Function: "ip_error"},
 	}}}
 	v := judge(&p, func(in *diagnose.Input) {
@@ -267,7 +270,7 @@ func TestDropThatTheTablesExplain(t *testing.T) {
 		ns.Policy = []topology.Policy{{Action: "lookup", Table: 254, SuppressPrefix: -1, SuppressGroup: -1}}
 		ns.Routes = []topology.Route{{Destination: netip.MustParsePrefix("198.51.100.0/24"), Table: 254, Type: "blackhole", Text: "blackhole 198.51.100.0/24"}}
 	}).Verdict
-	if !strings.HasSuffix(v.Summary, `That is what its route "blackhole 198.51.100.0/24" says.`) {
-		t.Errorf("got %s", v.Summary)
+	if v.Code != diagnose.RouteBlackhole || v.Mechanism != "NOT_SPECIFIED@ip_error" || !strings.HasSuffix(v.Summary, `its route "blackhole 198.51.100.0/24" throws it away in silence.`) {
+		t.Errorf("got %s: %s", v.Code, v.Summary)
 	}
 }

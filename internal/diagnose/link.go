@@ -72,7 +72,7 @@ func (s *scene) dead(f *fault, more string) *cause {
 	if d := s.seen.Mechanism; d != "" {
 		c.mechanism = d
 	}
-	if s.path.First == nil && s.end.Kind != path.Dropped {
+	if s.unsent() {
 		c.outcome = report.Unsent
 	}
 	if f.fix != "" && plainName.MatchString(f.link.Name) {
@@ -262,7 +262,7 @@ func portBlocked(s *scene) *cause {
 		mechanism: s.seen.Mechanism,
 		advice:    "Wait until the spanning tree lets the port forward (twice the forward delay, 30 s unless set), or let it:",
 	}
-	if s.path.First == nil {
+	if s.unsent() {
 		c.outcome = report.Unsent
 	}
 	if line, ok := s.command(ns.Name, "ip link set dev %s type bridge_slave state 3", port.Name); ok && plainName.MatchString(port.Name) {
@@ -353,7 +353,7 @@ func addressOnPort(s *scene) *cause {
 		mechanism: s.seen.Mechanism,
 		advice:    fmt.Sprintf("Move the address to %s:", port.Bridge),
 	}
-	if s.path.First == nil {
+	if s.unsent() {
 		c.outcome = report.Unsent
 	}
 	c.fix = s.commands(ns.Name, []string{port.Name, port.Bridge},
@@ -397,7 +397,7 @@ func tentative(s *scene) *cause {
 		code: AddressTentative, netns: ns.Name, iface: link.Name, confidence: report.Reconstructed, mechanism: s.seen.Mechanism,
 		evidence: []string{s.fact("address", ns.Name, "%s has %s, %s", link.Name, address, flag)},
 	}
-	if s.path.First == nil {
+	if s.unsent() {
 		c.outcome = report.Unsent
 	}
 	if flag == "dadfailed" {
@@ -483,7 +483,7 @@ func neighbourDead(s *scene) *cause {
 		evidence: []string{s.fact("route", o.ns.Name, "%s goes to %s by %s", o.query.Target, o.next, o.text())},
 		advice:   fmt.Sprintf("What has the address %s is down, is not connected to %s, or the address is wrong.", o.next, o.link.Name),
 	}
-	if s.path.First == nil {
+	if s.unsent() {
 		c.outcome = report.Unsent
 	}
 	for _, n := range o.ns.Neighbours {

@@ -92,7 +92,7 @@ func (s *scene) claimed() *cause {
 		advice:   fmt.Sprintf("%s belongs to %s. Take it from %s:", o.query.Source, the(o.ns.Name), the(o.owner.Name)),
 		fix:      s.takeAddress(o.owner, link, o.query.Source),
 	}
-	if s.path.First == nil {
+	if s.unsent() {
 		c.outcome = report.Unsent
 	}
 	return c

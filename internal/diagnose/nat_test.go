@@ -323,7 +323,7 @@ func TestPortRefusesWhatARuleSentBack(t *testing.T) {
 				host := in.Topology.Namespace(topology.HostName)
 				host.All = forwards
 				host.Links = []topology.Link{
-					{Name: "docker0", Kind: "bridge", Settings: forwards}, {Name: "veth0", Bridge: "docker0", Port: &topology.Port{State: "forwarding", Hairpin: tt.hairpin}},
+					{Name: "docker0", Kind: "bridge", Up: true, Carrier: true, Settings: forwards}, {Name: "veth0", Bridge: "docker0", Port: &topology.Port{State: "forwarding", Hairpin: tt.hairpin}},
 				}
 			})
 			if d.Verdict.Code != tt.want {

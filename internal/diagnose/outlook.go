@@ -34,6 +34,9 @@ func (s *scene) outlook() *outlook {
 	}
 	o := &outlook{ns: ns, query: s.query(ns)}
 	o.decision = ns.Lookup(o.query)
+	if !s.in.Sensors.Traced[ns.Name] && slices.ContainsFunc(ns.Policy, func(p topology.Policy) bool { return p.MarkMask != 0 }) {
+		o.decision.Undetermined = true // a rule that was not seen may have marked it
+	}
 	hops := o.decision.NextHops()
 	if len(hops) == 0 && s.in.Topology.Zone != "" && s.seen.NetNS == s.in.Probe.NetNS {
 		hops = []topology.NextHop{{Interface: s.in.Topology.Zone}}
@@ -68,6 +71,9 @@ func (s *scene) stuck(ns *topology.Namespace) bool {
 	if d := s.end.Drop; d != nil && !slices.Contains(routingDrops, d.Reason) {
 		return false
 	}
+	if a := &s.in.Path.Answer; s.leg == "request" && a.Kind == path.Error && a.NetNS == ns.Name && s.end.NetNS == ns.Name {
+		return true
+	}
 	switch s.end.Kind {
 	case path.Unseen:
 		return true
@@ -77,6 +83,12 @@ func (s *scene) stuck(ns *topology.Namespace) bool {
 		return false
 	}
 	return false
+}
+
+// unsent reports whether the packet ended in the source, before any interface
+// saw it.
+func (s *scene) unsent() bool {
+	return s.leg == "request" && s.path.First == nil && s.seen.NetNS == s.in.Topology.Source && s.end.Kind != path.Dropped
 }
 
 // query is the packet as the namespace in which it ended had to route it.

@@ -202,7 +202,7 @@ func routeDeadEnd(s *scene) *cause {
 	}
 	nowhere := []string{"blackhole", "unreachable", "prohibit"}
 	c := &cause{code: RouteBlackhole, netns: o.ns.Name, iface: s.end.Interface, confidence: report.Reconstructed, mechanism: s.seen.Mechanism}
-	if s.path.First == nil {
+	if s.unsent() {
 		c.outcome = report.Unsent
 	}
 	switch route, policy := o.decision.Route, o.decision.Policy; {

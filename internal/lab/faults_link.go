@@ -7,11 +7,13 @@ import (
 	"strings"
 )
 
-// The truths about a probe that ends for want of a link or a route.
+// unsent is the truth about a probe that never leaves its source.
 func unsent(code string) Truth { return Truth{Outcome: "unsent", Leg: "request", Code: code} }
-func stopped(code string) Truth {
-	return Truth{Outcome: "dropped", Leg: "request", Code: code}
-}
+
+// stopped is the truth about a probe that ends in silence.
+func stopped(code string) Truth { return Truth{Outcome: "dropped", Leg: "request", Code: code} }
+
+// refused is the truth about a probe that an ICMP error or a reset ends.
 func refused(code string) Truth { return Truth{Outcome: "rejected", Leg: "request", Code: code} }
 
 // at gives a truth the namespace that is to blame, when the probe ended in
@@ -98,6 +100,15 @@ func byHandLinks() []Fault {
 			append(bridged, "link set dev veth0 type bridge_slave state 1")...),
 		change("no-default-route", HostName, "the host has no default route", refused("NO_ROUTE"), "route del default").noFix(),
 		change("blackhole-route", HostName, "a blackhole route swallows the target", stopped("ROUTE_BLACKHOLE"), "route add blackhole 8.8.8.0/24"),
+		{
+			Name: "blackhole-reply", Summary: "a blackhole route swallows the answer", netns: HostName,
+			outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "ROUTE_BLACKHOLE"},
+			apply: func(host *node, _ Rule) {
+				// With the reverse-path filter on, a source without a way back would be refused.
+				host.sysctl("net/ipv4/conf/veth0/rp_filter", "0")
+				host.ip("route add blackhole 172.19.0.2")
+			},
+		},
 		change("unreachable-route", HostName, "an unreachable route covers the target", refused("ROUTE_BLACKHOLE"), "route add unreachable 8.0.0.0/8 metric 7"),
 		change("prohibit-rule", HostName, "a policy rule prohibits the target", refused("ROUTE_BLACKHOLE"), "rule add to 8.8.8.8 prohibit priority 100"),
 		change("blackhole-route", "mynamespace", "a blackhole route in mynamespace swallows the target", unsent("ROUTE_BLACKHOLE"), "route add blackhole 8.8.8.8"),
