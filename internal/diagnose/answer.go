@@ -40,6 +40,9 @@ func answeredFromElsewhere(s *scene) *cause {
 		c.summary += fmt.Sprintf(" It reached %s, where no connection expects it.", the(s.end.NetNS))
 	case s.end.Kind == path.Delivered:
 		c.summary += fmt.Sprintf(" %s knows no flow that expects it, translated nothing back and took it itself.", subject(s.end.NetNS))
+	case s.end.Kind == path.Dropped:
+		c.byRule = true
+		c.summary += fmt.Sprintf(" A rule of chain %s %s dropped it.", chainOf(s.end.Rule), where(s.end.NetNS))
 	case s.end.NetNS != "":
 		c.summary += fmt.Sprintf(" It ended in %s.", the(s.end.NetNS))
 	}

@@ -22,7 +22,9 @@ var causes = []func(*scene) *cause{
 	oneWay,         // oneway.go
 	untracked,      // untracked.go
 	hairpinMissing, // hairpin.go
-	conntrackFull,  // conntrack.go
+	astray,
+	answeredFromElsewhere, // answer.go
+	conntrackFull,         // conntrack.go
 	conntrackRace,
 	portsExhausted,
 	conntrackInvalid,
@@ -35,11 +37,9 @@ var causes = []func(*scene) *cause{
 	dnatNoTarget,  // dnat.go
 	natMissing,    // nat.go
 	natWrongAddress,
-	astray,
 	neighbourDead, // link.go
 	routeMissing,  // route.go
 	answerUnroutable,
-	answeredFromElsewhere, // answer.go
 	sourceUnknown,
 	pingsIgnored,
 }

@@ -124,7 +124,7 @@ func (s *scene) shortWay(t *report.Translation) *cause {
 		return nil
 	}
 	c := &cause{
-		confidence: report.Observed, outcome: report.Dropped,
+		confidence: report.Observed, outcome: report.Dropped, byRule: s.end.Kind == path.Dropped,
 		summary: turned(t) + fmt.Sprintf(" with its source unchanged. So the answer took the short way to %s, past that translation, and came from %s in place of %s: no connection there takes it.",
 			the(s.end.NetNS), t.To, t.From),
 	}

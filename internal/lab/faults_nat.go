@@ -85,6 +85,14 @@ func byHandNAT() []Fault {
 			Probe: pinging("mynamespace", ipv4Target), NoFix: true,
 			apply: func(host *node, _ Rule) { host.nodes["internet"].answerAs("ip", ipv4Target, googleAddresses[1]) },
 		}, {
+			Name: "elsewhere-invalid", Summary: "the target answers from another of its addresses, and the host drops what belongs to no flow",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "ANSWER_FROM_ELSEWHERE"},
+			Probe: pinging("mynamespace", ipv4Target), NoFix: true,
+			apply: func(host *node, _ Rule) {
+				host.dropInvalid()
+				host.nodes["internet"].answerAs("ip", ipv4Target, googleAddresses[1])
+			},
+		}, {
 			Name: "dns-elsewhere", Summary: "the DNS server answers from another of its addresses",
 			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "DNS_FAILED"},
 			Probe: &Probe{Kind: "dns", Said: "no answer within 5s"}, NoFix: true,
@@ -293,14 +301,14 @@ func dockerNAT() []Fault {
 			Name: "hairpin-lan", Summary: "the host sends a machine of the LAN back to another one there, with its source unchanged",
 			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "HAIRPIN_MISSING", NetNS: "client"},
 			Probe: connecting("client", lanHost, 8083),
+			apply: func(host *node, _ Rule) { host.reflect() },
+		}, {
+			Name: "hairpin-lan-invalid", Summary: "the same, and the machine drops what belongs to no flow",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "reply", Code: "HAIRPIN_MISSING", NetNS: "client"},
+			Probe: connecting("client", lanHost, 8083),
 			apply: func(host *node, _ Rule) {
-				host.nodes["internet"].listenTCP(lanGateway, 80, serveHTTP)
-				host.iptables(host.network.Options.Backend, false, `
-*nat
--I PREROUTING -d 203.0.113.1/32 -p tcp -m tcp --dport 8083 -j DNAT --to-destination 203.0.113.254:80
-*filter
--I DOCKER-USER -i eth0 -o eth0 -j ACCEPT
-`)
+				host.reflect()
+				host.nodes["client"].dropInvalid()
 			},
 		}, {
 			Name: "untracked-dnat", Summary: "a rule keeps the container's answers from connection tracking, so that they keep the container's address",
@@ -373,6 +381,29 @@ func (n *node) withoutProxy(bridgeNF bool) {
 *nat
 -F DOCKER
 -A DOCKER -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80
+`)
+}
+
+// reflect sends machines of the LAN that ask for port 8083 to another one there.
+func (n *node) reflect() {
+	n.nodes["internet"].listenTCP(lanGateway, 80, serveHTTP)
+	n.iptables(n.network.Options.Backend, false, `
+*nat
+-I PREROUTING -d 203.0.113.1/32 -p tcp -m tcp --dport 8083 -j DNAT --to-destination 203.0.113.254:80
+*filter
+-I DOCKER-USER -i eth0 -o eth0 -j ACCEPT
+`)
+}
+
+// dropInvalid drops what conntrack knows no flow for.
+func (n *node) dropInvalid() {
+	n.nft(`
+table inet strict {
+	chain input {
+		type filter hook input priority filter; policy accept;
+		ct state invalid drop
+	}
+}
 `)
 }
 

@@ -55,12 +55,12 @@ func expected(request, reply *trail) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// unexpected reports whether an answer that ended so reached the prober with a
-// source that is not the target, although the request went out to the target
+// unexpected reports whether an answer that ended so reached the prober, or a
+// rule of its namespace, with a source that is not the target, although the request went out to the target
 // and to nothing that the prober's own namespace translates back.
 func unexpected(probe Probe, request *trail, end *End) bool {
 	from := end.Tuple
-	if end.Kind != Delivered || end.NetNS != probe.NetNS || !unicast(probe.Tuple.Dst) {
+	if end.Kind != Delivered && end.Kind != Dropped || end.NetNS != probe.NetNS || !unicast(probe.Tuple.Dst) {
 		return false
 	}
 	sentTo := func(a netip.Addr, port uint16) bool {

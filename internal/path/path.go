@@ -79,8 +79,8 @@ type Answer struct {
 	// seen its source is not what the request had been sent to there, which is
 	// this. The port is 0 for pings.
 	Expected netip.AddrPort
-	// Unexpected says that the answer reached the prober with another source
-	// than the target that the prober sent to.
+	// Unexpected says that the answer reached the prober, or a rule of its
+	// namespace, with another source than the target that the prober sent to.
 	Unexpected bool
 }
 
