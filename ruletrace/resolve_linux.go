@@ -20,18 +20,6 @@ import (
 	"github.com/pathtrace/pathtrace/internal/netns"
 )
 
-// BaseChain is a chain that a hook calls.
-type BaseChain struct {
-	Backend             Backend
-	Family, Table, Name string
-	// Type is filter, nat or route.
-	Type     string
-	Hook     Hook
-	Priority int
-	// Policy is VerdictUnknown where it could not be read.
-	Policy Verdict
-}
-
 // Resolver finds for a hit the rule's text and the base chain's hook. It runs
 // nft and the iptables-save tools in the namespace, for the chains that were
 // hit only, and keeps what they said until the nftables ruleset changes; legacy

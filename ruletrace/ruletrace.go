@@ -133,3 +133,15 @@ type Hit struct {
 	State       string
 	Reply       bool
 }
+
+// BaseChain is a chain that a hook calls.
+type BaseChain struct {
+	Backend             Backend
+	Family, Table, Name string
+	// Type is filter, nat or route.
+	Type     string
+	Hook     Hook
+	Priority int
+	// Policy is VerdictUnknown where it could not be read.
+	Policy Verdict
+}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 )
@@ -52,14 +53,11 @@ func (p filterPlace) beside(text string) func(Backend) Rule {
 // rule.
 func guard(hook, priority, policy string, lines ...string) func(*node, Rule) {
 	return func(n *node, rule Rule) {
-		text := fmt.Sprintf("table inet guard {\n\tchain guard {\n\t\ttype filter hook %s priority %s; policy %s;\n", hook, priority, policy)
-		for _, line := range lines {
-			text += "\t\t" + line + "\n"
-		}
 		if policy == "accept" {
-			text += "\t\t" + rule.Text + "\n"
+			lines = append(slices.Clone(lines), rule.Text)
 		}
-		n.nft(text + "\t}\n}\n")
+		n.nft(fmt.Sprintf("table inet guard {\n\tchain guard {\n\t\ttype filter hook %s priority %s; policy %s;\n\t\t%s\n\t}\n}\n",
+			hook, priority, policy, strings.Join(lines, "\n\t\t")))
 	}
 }
 

@@ -80,7 +80,8 @@ func byHandLinks() []Fault {
 			Name: "lo-down@mynamespace", Summary: "the loopback of mynamespace is down", netns: "mynamespace",
 			Probe: &Probe{Kind: "ping", Target: netip.MustParseAddr("172.19.0.2")}, outcome: unsent("LINK_DOWN"),
 			apply: func(space *node, _ Rule) { space.ip("link set dev lo down") },
-		}, {
+		},
+		{
 			Name: "veth-down", Summary: "the host's end of the veth pair is down", netns: HostName, outcome: unsent("LINK_DOWN"),
 			apply: func(host *node, _ Rule) { host.nodes["mynamespace"].loses("veth1", host, "veth0") },
 		},
@@ -201,7 +202,8 @@ func masqueradeLinks() []Fault {
 		{
 			Name: "no-forwarding", Summary: "the host does not forward IPv6", netns: HostName, outcome: stopped("FORWARDING_OFF"),
 			apply: func(host *node, _ Rule) { host.sysctl("net/ipv6/conf/all/forwarding", "0") },
-		}, {
+		},
+		{
 			Name: "no-forwarding@router", Summary: "the router does not forward IPv6", netns: "router", outcome: stopped("FORWARDING_OFF"),
 			apply: func(router *node, _ Rule) { router.sysctl("net/ipv6/conf/all/forwarding", "0") },
 		},
@@ -241,7 +243,8 @@ func masqueradeLinks() []Fault {
 				n.ip("-6 addr del fd5a:ceb9:ed8d:1::2/64 dev eth0")
 				n.ip("-6 addr add fd5a:ceb9:ed8d:1::2/64 dev eth0")
 			},
-		}, {
+		},
+		{
 			Name: "address-duplicate@cnt01", Summary: "somebody else on the bridge has the container's address", netns: "cnt01", outcome: refused("ADDRESS_TENTATIVE"), NoFix: true,
 			apply: func(n *node, _ Rule) {
 				host := n.nodes[HostName]

@@ -53,22 +53,12 @@ func noDefault(netns string) change {
 	}
 }
 
-// blackhole adds a route that swallows what is for an address.
-func blackhole(netns, address string) change {
-	return addRoute(netns, address, func(r *netlink.Route) { r.Type = unix.RTN_BLACKHOLE })
-}
-
 // via adds a route for an address.
 func via(netns, address, gateway string) change {
-	return addRoute(netns, address, func(r *netlink.Route) { r.Gw = net.ParseIP(gateway) })
-}
-
-func addRoute(netns, address string, set func(*netlink.Route)) change {
 	return func(t *testing.T, n *lab.Network) {
 		t.Helper()
 		to := netip.MustParseAddr(address)
-		r := &netlink.Route{Dst: &net.IPNet{IP: to.AsSlice(), Mask: net.CIDRMask(to.BitLen(), to.BitLen())}}
-		set(r)
+		r := &netlink.Route{Dst: &net.IPNet{IP: to.AsSlice(), Mask: net.CIDRMask(to.BitLen(), to.BitLen())}, Gw: net.ParseIP(gateway)}
 		if err := handle(t, n.NetNS(netns)).RouteAdd(r); err != nil {
 			t.Fatal(err)
 		}

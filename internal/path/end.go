@@ -272,9 +272,9 @@ func (j *joiner) ruleEnd(netns string, all []element) (End, bool) {
 // which the element ended it, for another table; nil when there is none. It
 // came before: nothing looks at a packet that was dropped.
 func shadowed(end *element, all []element) *step {
-	for i := len(all) - 1; i >= 0; i-- {
-		s := all[i].step
-		if s == nil || all[i].stage != end.stage || !s.accepts() {
+	for _, e := range slices.Backward(all) {
+		s := e.step
+		if s == nil || e.stage != end.stage || !s.accepts() {
 			continue
 		}
 		a, b := s.hit.Rule, end.step.hit.Rule
