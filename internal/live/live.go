@@ -128,9 +128,10 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 	r.count()
 	closed := make(chan error, 1)
 	go func() { closed <- r.close() }() // takes the kernel tens of milliseconds
+	replied := r.allReplied(tries)      // reads the hits, so before they are resolved
 	var ending sync.WaitGroup
 	ending.Go(r.resolve)
-	if !r.allReplied(tries) {
+	if !replied {
 		ending.Go(func() { r.after = handles.Reread() })
 		ending.Go(r.readChains)
 	}
