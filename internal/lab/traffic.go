@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 )
 
 // trafficPace is the time between two packets of Traffic.
@@ -56,6 +57,9 @@ func (n *Network) Traffic(ctx context.Context, packets int) (err error) {
 					continue
 				}
 				conn, err := net.DialUDP("udp", nil, &net.UDPAddr{IP: address.AsSlice(), Port: 53})
+				if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EINVAL) {
+					continue // the network is broken in a way that keeps others from sending, too
+				}
 				if err != nil {
 					return err
 				}
@@ -71,6 +75,9 @@ func (n *Network) Traffic(ctx context.Context, packets int) (err error) {
 		if err != nil {
 			return fmt.Errorf("send from %s: %w", name, err)
 		}
+	}
+	if len(flows) == 0 {
+		return nil
 	}
 	pace := time.NewTicker(trafficPace)
 	defer pace.Stop()
