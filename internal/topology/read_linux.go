@@ -142,6 +142,8 @@ func (r *reader) look(n *Namespace) (map[int]wire, error) {
 			link.Kind = "loopback"
 		case link.Kind == "device":
 			link.Kind = ""
+		case link.Kind == "tuntap": // the library's word
+			link.Kind = "tun"
 		}
 		if vrf, ok := source.(*netlink.Vrf); ok {
 			link.VRFTable = int(vrf.Table)
