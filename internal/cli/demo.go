@@ -167,7 +167,7 @@ func runDemo(ctx context.Context, env *environment, options demoOptions) (err er
 		return err
 	}
 	program.Stdin, program.Stdout, program.Stderr = env.in, env.out, env.err
-	if _, err := io.WriteString(env.err, describe(options, program.Args)); err != nil {
+	if _, err := io.WriteString(env.err, describe(options, network.Remarks, program.Args)); err != nil {
 		return err
 	}
 	env.status, err = network.Run(program)
@@ -207,7 +207,7 @@ func (o *demoOptions) execCommand() (*exec.Cmd, error) {
 }
 
 // describe says what was built and what runs in it.
-func describe(options demoOptions, args []string) string {
+func describe(options demoOptions, remarks, args []string) string {
 	var text strings.Builder
 	s := options.scenario
 	fmt.Fprintf(&text, "%s: %s\n\n", s.Name, s.Summary)
@@ -216,6 +216,9 @@ func describe(options demoOptions, args []string) string {
 	}
 	for _, fault := range s.Broken(options.lab.Break) {
 		fmt.Fprintf(&text, "\nbroken on purpose (%s): %s\n", fault.Name, fault.Summary)
+	}
+	for _, remark := range remarks {
+		fmt.Fprintf(&text, "\n%s\n", remark)
 	}
 	if options.lab.Opaque {
 		fmt.Fprintln(&text, "\nnobody can look behind the host (--opaque)")

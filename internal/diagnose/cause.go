@@ -19,6 +19,10 @@ var causes = []func(*scene) *cause{
 	portBlocked,
 	tentative,
 	addressOnPort,
+	subnetOverlap,  // overlap.go
+	vpnTakes,       // vpn.go
+	routeGone,      // overlap.go
+	rpFilter,       // rpfilter.go
 	oneWay,         // oneway.go
 	untracked,      // untracked.go
 	hairpinMissing, // hairpin.go
@@ -63,6 +67,9 @@ type cause struct {
 	// that no command mends has advice only, or neither.
 	advice string
 	fix    []string
+	// more are findings beside the cause: what mends it for good where fix does
+	// so only for now, and what else may be meant. They rest on its evidence.
+	more []report.Finding
 }
 
 // scene is a leg that did not end well, with all that a cause is proven by.
@@ -97,6 +104,14 @@ func (s *scene) now(netns string) *topology.Namespace {
 		}
 	}
 	return s.before(netns)
+}
+
+// latest is the snapshot of all namespaces as they are now.
+func (s *scene) latest() *topology.Snapshot {
+	if s.in.After != nil {
+		return s.in.After
+	}
+	return s.in.Topology
 }
 
 // grew is by how much a counter of a namespace grew while the probe was under
@@ -175,15 +190,19 @@ func (d *Diagnosis) take(c *cause) {
 			v.Evidence = append(v.Evidence, id)
 		}
 	}
-	if c.advice == "" {
-		return
-	}
-	f := report.Finding{Code: c.code, Severity: "error", Summary: c.advice, Fix: c.fix, Evidence: v.Evidence}
+	severity := "error"
 	if c.code == NoReply { // nothing is proven to be wrong
-		f.Severity = "warning"
+		severity = "warning"
 	}
-	if f.Fix == nil {
-		f.Fix = []string{}
+	if c.advice != "" {
+		d.Findings = append(d.Findings, report.Finding{Code: c.code, Severity: severity, Summary: c.advice, Fix: c.fix})
 	}
-	d.Findings = append(d.Findings, f)
+	d.Findings = append(d.Findings, c.more...)
+	for i := range d.Findings {
+		f := &d.Findings[i]
+		f.Evidence = v.Evidence
+		if f.Fix == nil {
+			f.Fix = []string{}
+		}
+	}
 }

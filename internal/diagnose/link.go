@@ -494,6 +494,9 @@ func neighbourDead(s *scene) *cause {
 	if advice, fix := s.repairNextHop(o); len(fix) > 0 {
 		c.advice, c.fix = advice, fix
 	}
+	if o.next == o.query.Target && o.owner == nil {
+		c.more = s.twin(o.next)
+	}
 	return c
 }
 

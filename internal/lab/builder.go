@@ -324,7 +324,10 @@ func (n *node) isReady() (bool, error) {
 		if attrs.Flags&net.FlagUp == 0 || attrs.Flags&net.FlagLoopback != 0 {
 			continue
 		}
-		if attrs.OperState != netlink.OperUp {
+		switch {
+		case attrs.OperState == netlink.OperUnknown: // a tunnel: it has no carrier to wait for
+			continue
+		case attrs.OperState != netlink.OperUp:
 			return false, nil
 		}
 		pending[attrs.Name] = true

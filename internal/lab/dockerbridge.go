@@ -70,9 +70,13 @@ internet 203.0.113.254                         dns.google 8.8.8.8, 8.8.4.4
 
 // masqueraded is what masquerading a flow from the source on the host does.
 func masqueraded(source netip.Addr, rule Rule) []Translation {
+	return masqueradedAs(lanHost, source, rule)
+}
+
+func masqueradedAs(host, source netip.Addr, rule Rule) []Translation {
 	return []Translation{
-		{Kind: "masquerade", NetNS: HostName, Hook: "postrouting", Leg: "request", Field: "source", From: source, To: lanHost, Rule: rule},
-		{Kind: "masquerade", NetNS: HostName, Hook: "prerouting", Leg: "reply", Field: "destination", From: lanHost, To: source},
+		{Kind: "masquerade", NetNS: HostName, Hook: "postrouting", Leg: "request", Field: "source", From: source, To: host, Rule: rule},
+		{Kind: "masquerade", NetNS: HostName, Hook: "prerouting", Leg: "reply", Field: "destination", From: host, To: source},
 	}
 }
 

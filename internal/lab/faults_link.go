@@ -42,7 +42,13 @@ func (f Fault) noFix() Fault {
 }
 
 // ip runs a command of iproute2.
-func (n *node) ip(command string) { n.run("", "ip", strings.Fields(command)...) }
+func (n *node) ip(command string) {
+	words := strings.Fields(command)
+	if strings.HasPrefix(command, "link add ") {
+		n.disguise.iface(words[2]) // from here on it is known as an interface
+	}
+	n.run("", "ip", words...)
+}
 
 // loses makes a link lose its carrier by setting the other end down, and waits
 // until the kernel has told this end.

@@ -132,7 +132,7 @@ type Translation struct {
 
 // Scenarios returns all scenarios, the default first.
 func Scenarios() []Scenario {
-	return []Scenario{ipv6Masquerade(), dockerBridge(), netnsByHand()}
+	return []Scenario{ipv6Masquerade(), dockerBridge(), vpnOverlap(), netnsByHand()}
 }
 
 // Find returns a scenario by name.
@@ -288,6 +288,8 @@ type Network struct {
 	Host *netns.NS
 	// Named are the namespaces that can be found, without the host.
 	Named []string
+	// Remarks say in words what could not be built as it should be here.
+	Remarks []string
 
 	names    []string
 	spaces   map[string]*netns.NS

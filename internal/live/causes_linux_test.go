@@ -93,6 +93,9 @@ func mend(t *testing.T, n *lab.Network, sick *report.Report) {
 	done := 0
 	for _, finding := range sick.Findings {
 		for _, line := range finding.Fix {
+			if strings.HasPrefix(line, `"`) {
+				continue // for Docker's configuration: TestRenumber
+			}
 			in := lab.HostName
 			// The lab's namespaces have no names.
 			if rest, ok := strings.CutPrefix(line, "ip netns exec "); ok {
