@@ -102,6 +102,9 @@ func doubt(ctx context.Context, n *lab.Network, c Case, truth lab.Truth, before 
 }
 
 func counterOf(n *lab.Network, truth lab.Truth) string {
+	if truth.Rule.Text != "" {
+		return "" // the rule counts
+	}
 	names := counted[truth.Code]
 	if n.Scenario.Target.Is6() {
 		return names[1]

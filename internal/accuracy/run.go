@@ -240,6 +240,9 @@ func (r *Result) compare(n *lab.Network, truth lab.Truth) {
 
 // onTheWay are the interfaces of the truth's namespace that a packet passes.
 func onTheWay(n *lab.Network, truth lab.Truth) []string {
+	if truth.Interface != "" {
+		return []string{truth.Interface}
+	}
 	var all []string
 	for _, point := range slices.Concat(n.Scenario.Request, n.Scenario.Reply) {
 		place, _, _ := strings.Cut(point, " ")

@@ -124,7 +124,7 @@ func TestDemoErrors(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"nowhere"}, `no scenario "nowhere"; there are ipv6-masquerade, docker-bridge, netns-by-hand`},
+		{[]string{"nowhere"}, `no scenario "nowhere"; there are ipv6-masquerade, docker-bridge, vpn-overlap, netns-by-hand`},
 		{[]string{"--break", "luck"}, `ipv6-masquerade has no fault "luck"; it has forward-drop, forward-policy, reject, reply-drop`},
 		{[]string{"docker-bridge", "--backend", "nft"}, `docker-bridge has no backend "nft"; it has iptables-nft, iptables-legacy`},
 		{[]string{"docker-bridge", "--opaque"}, `docker-bridge has no opaque form`},

@@ -91,17 +91,17 @@ func (d *detour) cause(s *scene) *cause {
 	switch {
 	case d.asked:
 		c.outcome, c.iface = report.Unsent, d.in.Name
-		c.summary = fmt.Sprintf("%s did not get to the gateway %s: %s takes what %s asks at %s for forged (rp_filter is 1 there), since the way back to it is by %s, by %s.",
+		c.summary = fmt.Sprintf("%s did not get to the gateway %s: %s takes what %s asks at %s for forged (rp_filter is 1 there), since the way back to it is by %s, because of %s.",
 			s.what(), d.query.Source, the(d.ns.Name), d.query.Target, d.in.Name, d.taken.Name, d.by())
 	case d.back:
-		c.summary = fmt.Sprintf("%s came to %s at %s and went no further: rp_filter is 1 there, and the way back to its source %s is by %s, by %s.",
+		c.summary = fmt.Sprintf("%s came to %s at %s and went no further: rp_filter is 1 there, and the way back to its source %s is by %s, because of %s.",
 			s.what(), the(d.ns.Name), d.in.Name, d.query.Target, d.taken.Name, d.by())
 	case s.end.Kind == path.Dropped:
 		c.byRule = true
 		c.mechanism = fmt.Sprintf("dropped in %s by chain %s, which does not pass what goes there", s.end.Hook, chainOf(s.end.Rule))
-		c.summary = fmt.Sprintf("%s was for %s, and %s was about to send it by %s, by %s.", s.what(), d.query.Target, the(d.ns.Name), d.taken.Name, d.by())
+		c.summary = fmt.Sprintf("%s was for %s, and %s was about to send it by %s, because of %s.", s.what(), d.query.Target, the(d.ns.Name), d.taken.Name, d.by())
 	default:
-		c.summary = fmt.Sprintf("%s was for %s, and %s sent it by %s, by %s.", s.what(), d.query.Target, the(d.ns.Name), d.taken.Name, d.by())
+		c.summary = fmt.Sprintf("%s was for %s, and %s sent it by %s, because of %s.", s.what(), d.query.Target, the(d.ns.Name), d.taken.Name, d.by())
 	}
 	return c
 }

@@ -74,17 +74,17 @@ func (s *scene) reversePathRule() *cause {
 		return nil
 	}
 	d := reverse(ns, in, s.end.Tuple.Src, s.end.Tuple.Dst)
-	how, evidence := "there is no way back to its source", s.fact("route", ns.Name, "no route to %s", s.end.Tuple.Src)
+	how, fact := "there is no way back to its source", fmt.Sprintf("no route to %s", s.end.Tuple.Src)
 	if route := d.decision.Route; route != nil {
 		if route.Interface == in.Name {
 			return nil
 		}
-		how = fmt.Sprintf("the way back to its source %s is by %s", s.end.Tuple.Src, d.by())
-		evidence = s.fact("route", ns.Name, "%s", route.Text)
+		how = fmt.Sprintf("the way back to its source %s is by %s, because of %s", s.end.Tuple.Src, route.Interface, d.by())
+		fact = route.Text
 	}
 	return &cause{
-		code: RPFilter, confidence: report.Observed, evidence: []string{evidence},
-		summary: fmt.Sprintf("%s came to %s at %s and was dropped %sby a rule of chain %s that checks the reverse path: %s.",
+		code: RPFilter, confidence: report.Observed, evidence: []string{s.fact("route", ns.Name, "%s", fact)},
+		summary: fmt.Sprintf("%s came to %s at %s and was dropped%s by a rule of chain %s that checks the reverse path: %s.",
 			s.what(), the(ns.Name), in.Name, hooked(s.end), chainOf(s.end.Rule), how),
 	}
 }

@@ -10,17 +10,20 @@ import (
 	"github.com/pathtrace/pathtrace/internal/topology"
 )
 
-// vpnTakes: a route or a policy rule led the packet into a tunnel, the flow
-// failed, and without the tunnel the packet would have gone another way on which
+// vpnTakes: a route or a policy rule led the packet into a tunnel, or would lead
+// its answer there so that rp_filter refused it, the flow failed, and without the tunnel the packet would have gone another way on which
 // it may be answered. What is private and goes nowhere else is the VPN's.
 func vpnTakes(s *scene) *cause {
 	d := s.detour()
-	if d == nil || d.back || d.taken.Role != capture.RoleTunnel || s.seen.Code != NoReply && s.seen.Code != ReplyLostHere && s.end.Kind != path.Dropped {
+	if d == nil || d.taken.Role != capture.RoleTunnel || !d.back && s.seen.Code != NoReply && s.seen.Code != ReplyLostHere && s.end.Kind != path.Dropped {
 		return nil
 	}
 	other := d.without(d.taken.Name)
 	link, gateway := d.leaves(other)
-	if link == nil || everywhere(other.Route.Destination) && !global(d.query.Target) && !s.cameBy(d.ns.Name, link.Name) {
+	if d.back && link != d.in {
+		return nil
+	}
+	if link == nil || !d.back && everywhere(other.Route.Destination) && !global(d.query.Target) && !s.cameBy(d.ns.Name, link.Name) {
 		return nil
 	}
 	c := d.cause(s)
@@ -28,7 +31,7 @@ func vpnTakes(s *scene) *cause {
 	if s.seen.Code == NoReply {
 		c.summary += fmt.Sprintf(" No answer came back within %s.", s.in.Waited)
 	}
-	c.summary += fmt.Sprintf(" Without that it would go by %s (%s).", link.Name, other.Route.Text)
+	c.summary += fmt.Sprintf(" Without that it would %s %s (%s).", map[bool]string{true: "be by", false: "go by"}[d.back], link.Name, other.Route.Text)
 	c.evidence = append(c.evidence, s.fact("route", d.ns.Name, "%s", other.Route.Text))
 	c.advice = fmt.Sprintf("If the VPN is meant to carry this, look for it at the other end of %s. If not, lead it past the VPN:", d.taken.Name)
 	c.fix = s.leadPast(d, other, link, gateway)

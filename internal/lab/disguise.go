@@ -347,7 +347,7 @@ func (s Scenario) disguised(d *disguise) Scenario {
 }
 
 func (f Fault) disguised(d *disguise) Fault {
-	f.Summary = d.text(f.Summary)
+	f.Summary, f.outcome.Interface = d.text(f.Summary), d.text(f.outcome.Interface)
 	if f.Probe != nil {
 		probe := *f.Probe
 		probe.Target, probe.Flags = d.address(probe.Target), d.texts(probe.Flags)

@@ -106,6 +106,8 @@ type Truth struct {
 	Outcome, Leg, Code string
 	// NetNS and Hook are where the packet ended; empty when it was answered.
 	NetNS, Hook string
+	// Interface is where, when that is none of the scenario's points.
+	Interface string
 	// Rule is what ended it.
 	Rule Rule
 	// Translations are what NAT did to the packets that got that far; unset for

@@ -487,7 +487,7 @@ func TestWhatDoesNotExist(t *testing.T) {
 		options  lab.Options
 		want     []string
 	}{
-		{"nowhere", lab.Options{}, []string{`"nowhere"`, "ipv6-masquerade, docker-bridge, netns-by-hand"}},
+		{"nowhere", lab.Options{}, []string{`"nowhere"`, "ipv6-masquerade, docker-bridge, vpn-overlap, netns-by-hand"}},
 		{"ipv6-masquerade", lab.Options{Break: "luck"}, []string{`"luck"`, "forward-drop, forward-policy, reject, reply-drop"}},
 		{"docker-bridge", lab.Options{Backend: lab.NFT}, []string{`"nft"`, "iptables-nft, iptables-legacy"}},
 		{"docker-bridge", lab.Options{Opaque: true}, []string{"opaque"}},

@@ -187,8 +187,7 @@ func vpnFaults() []Fault {
 			netns: HostName, Probe: &Probe{Kind: "ping", Source: HostName, Target: vpnTwin}, outcome: unsent("NEIGHBOUR_UNREACHABLE"), NoFix: true,
 			apply: func(*node, Rule) {},
 		},
-		change("redirect-gateway", HostName, "the VPN takes all traffic with two routes, and does not pass it on", taken,
-			"route add 198.51.100.7 via 192.168.0.1 dev eth0", "route add 0.0.0.0/1 via 10.8.0.1 dev tun0", "route add 128.0.0.0/1 via 10.8.0.1 dev tun0"),
+		change("redirect-gateway", HostName, "the VPN takes all traffic with two routes, and does not pass it on", taken, redirectGateway...),
 		change("containers-taken", HostName, "a policy rule leads all traffic of containers into the VPN, which does not pass it on", taken,
 			"route add default via 10.8.0.1 dev tun0 table 100", "rule add from 172.17.0.0/16 lookup 100 priority 100"),
 		change("target-taken", HostName, "the VPN has a route for the target, and does not pass it on", taken,
@@ -201,12 +200,22 @@ func vpnFaults() []Fault {
 		Fault{
 			Name: "published-taken", Summary: "the VPN takes the container's answers to those who come from the internet", netns: HostName,
 			Probe: connecting("client", vpnHost, 8080), outcome: Truth{Outcome: "lost", Leg: "reply", Code: "VPN_TAKES_TRAFFIC"},
+			apply: func(host *node, _ Rule) { host.ipAll(redirectGateway) },
+		},
+		Fault{
+			Name: "published-taken-strict", Summary: "the VPN would take the container's answers to those who come from the internet, and eth0's rp_filter is 1", netns: HostName,
+			Probe: connecting("client", vpnHost, 8080), outcome: stopped("VPN_TAKES_TRAFFIC"),
 			apply: func(host *node, _ Rule) {
-				host.ip("route add 198.51.100.7 via 192.168.0.1 dev eth0")
-				host.ip("route add 0.0.0.0/1 via 10.8.0.1 dev tun0")
-				host.ip("route add 128.0.0.0/1 via 10.8.0.1 dev tun0")
+				host.ipAll(redirectGateway)
+				host.sysctl("net/ipv4/conf/eth0/rp_filter", "1")
 			},
 		})
+}
+
+// redirectGateway takes all traffic into the VPN but that to its server, as
+// OpenVPN's option of that name does.
+var redirectGateway = []string{
+	"route add 198.51.100.7 via 192.168.0.1 dev eth0", "route add 0.0.0.0/1 via 10.8.0.1 dev tun0", "route add 128.0.0.0/1 via 10.8.0.1 dev tun0",
 }
 
 func (n *node) ipAll(commands []string) {
