@@ -19,6 +19,8 @@ var causes = []func(*scene) *cause{
 	portBlocked,
 	tentative,
 	addressOnPort,
+	staleNeighbour, // misdelivered.go
+	wrongPort,
 	subnetOverlap,  // overlap.go
 	vpnTakes,       // vpn.go
 	routeGone,      // overlap.go

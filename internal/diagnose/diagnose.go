@@ -44,6 +44,8 @@ const (
 	SubnetOverlap    = "SUBNET_OVERLAP"
 	VPNTakesTraffic  = "VPN_TAKES_TRAFFIC"
 	Neighbour        = "NEIGHBOUR_UNREACHABLE"
+	NeighbourStale   = "NEIGHBOUR_STALE"
+	WrongPort        = "BRIDGE_WRONG_PORT"
 	MTUExceeded      = "MTU_EXCEEDED"
 	TTLExpired       = "TTL_EXPIRED"
 	RoutingLoop      = "ROUTING_LOOP"

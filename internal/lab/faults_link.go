@@ -41,6 +41,26 @@ func (f Fault) noFix() Fault {
 	return f
 }
 
+// misplace makes an entry in a bridge's forwarding table that has a machine's
+// interface behind a port, and that the bridge does not correct when it sees
+// the machine elsewhere.
+func (n *node) misplace(machine, name, port string) {
+	n.run("", "bridge", "fdb", "replace", n.nodes[machine].hardware(name), "dev", port, "master", "sticky", "static")
+}
+
+// hardware is the hardware address of a link.
+func (n *node) hardware(name string) string {
+	var address string
+	n.do("read the hardware address of "+name+" in "+n.name, func() error {
+		link, err := n.link(name)
+		if err == nil {
+			address = link.Attrs().HardwareAddr.String()
+		}
+		return err
+	})
+	return address
+}
+
 // ip runs a command of iproute2.
 func (n *node) ip(command string) {
 	words := strings.Fields(command)
@@ -196,6 +216,27 @@ func dockerLinks() []Fault {
 			},
 		},
 		change("address-twice", HostName, "the host has the container's address as well", unsent("MARTIAN"), "addr add 172.17.0.2/32 dev lo"),
+		{
+			Name: "wrong-port", Summary: "docker0 has it, for good, that the container is behind another port", netns: HostName,
+			outcome: unsent("BRIDGE_WRONG_PORT").at(HostName),
+			apply:   func(host *node, _ Rule) { host.misplace("cnt01", "eth0", "vethd04b7a9") },
+		},
+		{
+			Name: "wrong-port-later", Summary: "the same, when container and host know each other's hardware address", netns: HostName,
+			outcome: Truth{Outcome: "lost", Leg: "reply", Code: "BRIDGE_WRONG_PORT"},
+			apply: func(host *node, _ Rule) {
+				host.nodes["cnt01"].knows("172.17.0.1", "eth0", host, "docker0")
+				host.knows("172.17.0.2", "docker0", host.nodes["cnt01"], "eth0")
+				host.misplace("cnt01", "eth0", "vethd04b7a9")
+			},
+		},
+		{
+			Name: "stale-neighbour", Summary: "the host has a permanent neighbour entry with a hardware address that the container does not have", netns: HostName,
+			outcome: Truth{Outcome: "lost", Leg: "reply", Code: "NEIGHBOUR_STALE"},
+			apply: func(host *node, _ Rule) {
+				host.ip("neigh replace 172.17.0.2 lladdr 02:42:ac:11:00:99 dev docker0 nud permanent")
+			},
+		},
 	}
 }
 

@@ -207,7 +207,7 @@ var addressFlags = []bit{
 // read reads the rest of what look has begun. What cannot be read is returned
 // as problems; the rest is there.
 func (r *reader) read(n *Namespace) (problems []error) {
-	for _, part := range []func(*Namespace) error{r.files, r.settings, r.ports, r.routes, r.policy, r.neighbours, r.proxied, r.counters} {
+	for _, part := range []func(*Namespace) error{r.files, r.settings, r.ports, r.routes, r.policy, r.neighbours, r.forwarding, r.proxied, r.counters} {
 		if err := part(n); err != nil {
 			problems = append(problems, err)
 		}
@@ -580,6 +580,31 @@ func (r *reader) neighbours(n *Namespace) error {
 			Address: address(entry.IP), Interface: names[entry.LinkIndex],
 			MAC: entry.HardwareAddr.String(), State: state[0],
 		})
+	}
+	return nil
+}
+
+// forwarding reads the forwarding tables of bridges (br_fdb_dump,
+// net/bridge/br_fdb.c).
+func (r *reader) forwarding(n *Namespace) error {
+	if !slices.ContainsFunc(n.Links, func(l Link) bool { return l.Kind == "bridge" }) {
+		return nil
+	}
+	entries, err := complete(func() ([]netlink.Neigh, error) { return r.handle.NeighList(0, unix.AF_BRIDGE) })
+	if err != nil {
+		return fmt.Errorf("read the forwarding tables of bridges: %w", err)
+	}
+	names := n.linkNames()
+	for _, entry := range entries {
+		port := n.Link(names[entry.LinkIndex])
+		if port == nil || port.Bridge == "" || entry.MasterIndex == 0 || entry.State&netlink.NUD_PERMANENT != 0 {
+			continue
+		}
+		state := "learned"
+		if entry.State&netlink.NUD_NOARP != 0 {
+			state = "static"
+		}
+		n.Forwarding = append(n.Forwarding, Forwarding{MAC: entry.HardwareAddr.String(), Interface: port.Name, Bridge: port.Bridge, State: state})
 	}
 	return nil
 }

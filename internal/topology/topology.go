@@ -59,6 +59,9 @@ type Namespace struct {
 	Routes     []Route     `json:"routes"`
 	Policy     []Policy    `json:"policy"`
 	Neighbours []Neighbour `json:"neighbours"`
+	// Forwarding are the entries of its bridges' forwarding tables, without
+	// those of the bridges' own addresses.
+	Forwarding []Forwarding `json:"forwarding,omitempty"`
 	// Proxied are addresses that the namespace answers for on behalf of others
 	// ("ip neigh show proxy").
 	Proxied []Proxied `json:"proxied,omitempty"`
@@ -256,6 +259,17 @@ type Neighbour struct {
 	Interface string     `json:"interface"`
 	MAC       string     `json:"mac,omitempty"`
 	// State is the kernel's word: reachable, stale, failed, incomplete, …
+	State string `json:"state"`
+}
+
+// Forwarding says behind which port a bridge has a hardware address ("bridge
+// fdb").
+type Forwarding struct {
+	MAC string `json:"mac"`
+	// Interface is the port of Bridge.
+	Interface string `json:"interface"`
+	Bridge    string `json:"bridge"`
+	// State is learned, or static for an entry that somebody made.
 	State string `json:"state"`
 }
 
