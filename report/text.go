@@ -268,8 +268,19 @@ func (p *printer) leg(name string, hops []Hop, r *Report, c columns) {
 	p.title(name)
 	place := ""
 	var tuple Tuple
+	var round circle
+	if p.o.Detail != DetailFull {
+		round = circleOf(hops)
+	}
 	for i := range hops {
 		h := &hops[i]
+		if i == round.from && round.left > 0 {
+			p.flow("  ", 4, span{text: fmt.Sprintf("and the same way again, %d times", round.left), tone: faint})
+			place = ""
+		}
+		if round.from <= i && i < round.to {
+			continue
+		}
 		if h.Interface == "" && len(hops) > 1 && p.o.Detail != DetailFull && !slices.ContainsFunc(h.Steps, func(s Step) bool { return !s.Dull || fatal(&s) }) {
 			continue // it merely was made here
 		}
@@ -299,6 +310,30 @@ func (p *printer) leg(name string, hops []Hop, r *Report, c columns) {
 	if last := hops[len(hops)-1].Steps; ended && !slices.ContainsFunc(last, over) {
 		p.flow(strings.Repeat(" ", 2+c.netns+4), 6, span{text: "last seen here", tone: doubtful})
 	}
+}
+
+// circle is the part of a path that only repeats what was printed before:
+// left rounds, the hops from from to before to.
+type circle struct{ from, to, left int }
+
+// circleOf finds a packet that goes round: all rounds but the first and the
+// last may be left out.
+func circleOf(hops []Hop) circle {
+	same := func(a, b *Hop) bool {
+		return a.NetNS == b.NetNS && a.Interface == b.Interface && a.Direction == b.Direction
+	}
+	for start := range hops {
+		for period := 2; start+2*period <= len(hops); period++ {
+			end := start
+			for end+period < len(hops) && same(&hops[end], &hops[end+period]) {
+				end++
+			}
+			if rounds := (end-start)/period + 1; rounds > 3 {
+				return circle{from: start + period, to: start + (rounds-1)*period, left: rounds - 2}
+			}
+		}
+	}
+	return circle{}
 }
 
 func hopDetail(h *Hop, r *Report) string {

@@ -235,3 +235,22 @@ func FuzzEscape(f *testing.F) {
 		}
 	})
 }
+
+// TestTextLoop leaves out all rounds of a packet that goes in circles but the
+// first and the last, unless everything is asked for.
+func TestTextLoop(t *testing.T) {
+	var r Report
+	for range 5 {
+		r.Legs.Request = append(r.Legs.Request,
+			Hop{NetNS: "a", Interface: "eth0", Direction: "ingress"}, Hop{NetNS: "a", Interface: "eth1", Direction: "egress"})
+	}
+	for detail, want := range map[Detail]int{DetailSummary: 2, DetailFull: 5} {
+		var b strings.Builder
+		if err := Text(&b, &r, TextOptions{Detail: detail, Width: 80}); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Count(b.String(), "eth1"); got != want || strings.Contains(b.String(), "3 times") != (want == 2) {
+			t.Errorf("%d rounds, want %d:\n%s", got, want, b.String())
+		}
+	}
+}

@@ -32,7 +32,7 @@ func answeredFromElsewhere(s *scene) *cause {
 	from := first.Header.Tuple.Source()
 	c := &cause{
 		code: AnsweredFrom, outcome: report.Dropped, confidence: report.Observed, evidence: s.path.Hops[0].Evidence,
-		summary: fmt.Sprintf("The request was sent to %s, and the answer came from %s, seen first in %s at %s.", expectedWords(a.Expected), from, the(first.Point.NetNS), first.Point.Interface),
+		summary: fmt.Sprintf("The request was sent to %s, and the answer came from %s, seen first %s at %s.", expectedWords(a.Expected), from, where(first.Point.NetNS), first.Point.Interface),
 		advice:  fmt.Sprintf("The target has to answer from the address that it was asked at: what sends or translates its answers gives them the source %s.", first.Header.Tuple.Src),
 	}
 	switch {

@@ -48,6 +48,7 @@ var causes = []func(*scene) *cause{
 	answerUnroutable,
 	sourceUnknown,
 	pingsIgnored,
+	noListener, // dnat.go
 }
 
 // cause is why a leg ended. What is empty stays as the sensors' verdict has it.

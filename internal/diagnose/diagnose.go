@@ -173,7 +173,7 @@ func replied(in *Input) report.Verdict {
 // departure says with which translations the request left what is visible:
 // there may be more beyond.
 func departure(in *Input) string {
-	left := "It left " + exit(&in.Path.Request.End)
+	left := "The request left " + exit(&in.Path.Request.End)
 	for _, t := range in.Path.Translations {
 		if t.Leg != "reply" {
 			return translationWords(in.Path.Translations) + " " + left
@@ -446,7 +446,7 @@ func vanished(in *Input, leg, what string, end *path.End) report.Verdict {
 		v.Summary = fmt.Sprintf("%s vanished between %s and %s. Rules could not be traced there, so the reason is not known.", what, last, end.Next)
 	case end.Parked && end.Drop == nil && (in.Interrupted || in.Waited < neighbourPatience):
 		v.Outcome, v.Code, v.Confidence = report.Inconclusive, Inconclusive, report.Assumed
-		v.Summary = fmt.Sprintf("%s was last seen at %s and then not at %s. It was waited for less than %s, as long as the kernel may keep a packet for a neighbour that does not answer, so whether it was dropped is not known.", what, last, end.Next, neighbourPatience)
+		v.Summary = fmt.Sprintf("%s was last seen at %s and then not at %s. It was waited for less than %s, as long as the kernel may keep a packet for a neighbour that does not answer, so whether it was dropped is not known. Try again with a longer --timeout.", what, last, end.Next, neighbourPatience)
 	}
 	return v
 }

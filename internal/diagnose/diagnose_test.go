@@ -195,7 +195,7 @@ func TestNoRouteIsSaidOnlyWhenSure(t *testing.T) {
 func TestNothingIsClaimedBeyondWhatIsVisible(t *testing.T) {
 	left := path.Path{Request: path.Leg{End: path.End{Kind: path.Left, NetNS: topology.HostName, Interface: "ens192"}}}
 	v := judge(&left).Verdict
-	want := "It left the host at ens192 with its addresses unchanged and no answer came back within 5s; what lies beyond is not visible."
+	want := "The request left the host at ens192 with its addresses unchanged and no answer came back within 5s; what lies beyond is not visible."
 	if v.Code != diagnose.NoReply || v.Summary != want {
 		t.Errorf("got %s: %s\nwant %s", v.Code, v.Summary, want)
 	}

@@ -102,3 +102,20 @@ func (s *scene) unclaimed(target netip.Addr) bool {
 		return n.Address == target && n.Interface == route.Interface && n.State == "failed"
 	})
 }
+
+// noListener adds to a refusal by the target itself what is to be done about it.
+func noListener(s *scene) *cause {
+	ns := s.now(s.end.NetNS)
+	t := s.end.Tuple
+	if s.leg != "request" || s.seen.Code != NoListener || s.end.Kind != path.Delivered || ns.Local(t.Dst) == nil || t.DstPort == 0 {
+		return nil
+	}
+	c := &cause{
+		code: NoListener, summary: s.seen.Summary,
+		advice: fmt.Sprintf("Start what is to listen at %s %s, or let it listen at that address and not at 127.0.0.1 alone (ss -ln shows who listens where).", netip.AddrPortFrom(t.Dst, t.DstPort), where(ns.Name)),
+	}
+	if ns.Name == topology.HostName && slices.ContainsFunc(ns.Links, func(l topology.Link) bool { return l.Kind == "bridge" }) {
+		c.advice += " If a container is meant that listens on that port: it is reached by an address of the host only when the port is published (docker run -p)."
+	}
+	return c
+}

@@ -51,7 +51,7 @@ func linkDown(s *scene) *cause {
 				c.fix = append(c.fix, line)
 			}
 		} else {
-			c.advice += " The kernel does not put its other routes back: set those again as well."
+			c.advice = "The kernel does not put other routes back than that of the link's own network: set those again as well. " + c.advice
 		}
 		return c
 	}
@@ -212,14 +212,31 @@ func hasGlobal(link *topology.Link) bool {
 }
 
 // gateway is the address of a visible namespace at the other end of a link, in
-// a network of the link: what a default route would lead to. It is invalid when
-// there is none, or no single one.
+// a network of the link: what a default route would lead to. It is that of the
+// one that forwards; of a source, where none does, that of the only one. It is
+// invalid when there is none, or no single one.
 func (s *scene) gateway(ns *topology.Namespace, link *topology.Link, target netip.Addr) netip.Addr {
+	forwards := func(other *topology.Namespace) bool {
+		return other.All.ForwardIPv4 && target.Is4() || other.All.ForwardIPv6 && target.Is6()
+	}
+	found := s.farAddresses(ns, link, target, forwards)
+	if len(found) == 0 && ns.Name == s.in.Topology.Source && ns.Name != topology.HostName && link.Kind != "bridge" {
+		found = s.farAddresses(ns, link, target, func(*topology.Namespace) bool { return true })
+	}
+	if len(found) != 1 {
+		return netip.Addr{}
+	}
+	return found[0]
+}
+
+// farAddresses are the addresses, in a network of a link, of the namespaces at the
+// other end of its cable that are of a kind.
+func (s *scene) farAddresses(ns *topology.Namespace, link *topology.Link, target netip.Addr, kind func(*topology.Namespace) bool) []netip.Addr {
 	var found []netip.Addr
 	for _, prefix := range familyOf(link, target) {
 		for i := range s.in.Topology.Namespaces {
 			other := s.now(s.in.Topology.Namespaces[i].Name)
-			if other.Name == ns.Name || !(other.All.ForwardIPv4 && target.Is4() || other.All.ForwardIPv6 && target.Is6()) || !s.adjacent(ns, link, other) {
+			if other.Name == ns.Name || !kind(other) || !s.adjacent(ns, link, other) {
 				continue
 			}
 			for k := range other.Links {
@@ -231,10 +248,7 @@ func (s *scene) gateway(ns *topology.Namespace, link *topology.Link, target neti
 			}
 		}
 	}
-	if len(found) != 1 {
-		return netip.Addr{}
-	}
-	return found[0]
+	return found
 }
 
 // adjacent reports whether a namespace is at the other end of a link's cable.
@@ -482,6 +496,11 @@ func neighbourDead(s *scene) *cause {
 		summary:  fmt.Sprintf("%s got no further than %s: nobody behind %s answers for %s.", s.what(), the(o.ns.Name), o.link.Name, what),
 		evidence: []string{s.fact("route", o.ns.Name, "%s goes to %s by %s", o.query.Target, o.next, o.text())},
 		advice:   fmt.Sprintf("What has the address %s is down, is not connected to %s, or the address is wrong.", o.next, o.link.Name),
+	}
+	if o.owner != nil && o.owner != o.ns {
+		c.summary = fmt.Sprintf("%s got no further than %s: %s, which has %s, gave no answer when it was asked for its hardware address by way of %s.",
+			s.what(), the(o.ns.Name), the(o.owner.Name), what, o.link.Name)
+		c.advice = fmt.Sprintf("Nothing that can be seen keeps %s from answering: look at the switch between, at arp_ignore and arp_filter, and at what filters ARP there.", the(o.owner.Name))
 	}
 	if s.unsent() {
 		c.outcome = report.Unsent

@@ -26,8 +26,11 @@ func subnetOverlap(s *scene) *cause {
 	}
 	c := d.cause(s)
 	c.code = SubnetOverlap
-	c.summary += fmt.Sprintf(" %s and %s's network %s have addresses in common, and for %s %s.",
-		other, d.home.Name, d.prefix.Masked(), d.query.Target, d.why())
+	common := fmt.Sprintf("%s and %s's network %s have addresses in common", other, d.home.Name, d.prefix.Masked())
+	if other == d.prefix.Masked() {
+		common = fmt.Sprintf("%s is %s's own network as well", other, d.home.Name)
+	}
+	c.summary += fmt.Sprintf(" %s, and for %s %s.", common, d.query.Target, d.why())
 	c.evidence = append(c.evidence, s.fact("address", d.ns.Name, "%s has %s", d.home.Name, d.prefix))
 	c.advice = fmt.Sprintf("To lead what is for %s to %s again, until the next change of the other network:", d.prefix.Masked(), d.home.Name)
 	c.fix = s.leadHome(d)

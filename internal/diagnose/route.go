@@ -59,20 +59,22 @@ func (s *scene) addDefault(c *cause, o *outlook) {
 	}
 }
 
-// addAddress proposes an address and a default route for a source whose only
-// cable leads to an interface with an address, and that has none itself.
+// addAddress proposes what a source lacks whose only cable leads to an interface
+// with an address, and that has none itself: an address, a default route, and
+// ends that are up.
 func (s *scene) addAddress(c *cause, o *outlook) bool {
 	for i := range o.ns.Links {
 		link := &o.ns.Links[i]
-		if link.Peer == nil || !link.Up || len(familyOf(link, o.query.Target)) > 0 {
+		if link.Peer == nil || len(familyOf(link, o.query.Target)) > 0 {
 			continue
 		}
 		far := s.now(link.Peer.NetNS)
-		farLink := far.Link(link.Peer.Interface)
-		if farLink == nil {
+		cable := far.Link(link.Peer.Interface)
+		if cable == nil {
 			continue
 		}
-		if bridge := far.Link(farLink.Bridge); bridge != nil {
+		farLink := cable
+		if bridge := far.Link(cable.Bridge); bridge != nil {
 			farLink = bridge
 		}
 		for _, p := range familyOf(farLink, o.query.Target) {
@@ -80,11 +82,21 @@ func (s *scene) addAddress(c *cause, o *outlook) bool {
 			if !address.IsValid() {
 				continue
 			}
-			c.summary = fmt.Sprintf("Nothing was sent: %s of %s has no %s address, and so there is no route to %s.", link.Name, the(o.ns.Name), familyName(o.query.Target), o.query.Target)
+			lacks := fmt.Sprintf("%s of %s has no %s address", link.Name, the(o.ns.Name), familyName(o.query.Target))
+			var up []string
+			if !link.Up {
+				lacks = fmt.Sprintf("%s of %s is down and has no %s address", link.Name, the(o.ns.Name), familyName(o.query.Target))
+				up = s.commands(o.ns.Name, []string{link.Name}, fmt.Sprintf("ip link set dev %s up", link.Name))
+			}
+			if !cable.Up {
+				lacks += fmt.Sprintf(", %s of %s at the other end is down", cable.Name, the(far.Name))
+				up = append(up, s.commands(far.Name, []string{cable.Name}, fmt.Sprintf("ip link set dev %s up", cable.Name))...)
+			}
+			c.summary = fmt.Sprintf("Nothing was sent: %s, and so there is no route to %s.", lacks, o.query.Target)
 			c.advice = fmt.Sprintf("Give it an address in the network of %s at the other end, which nobody that is visible has, and a default route:", p)
-			c.fix = s.commands(o.ns.Name, []string{link.Name},
+			c.fix = append(up, s.commands(o.ns.Name, []string{link.Name},
 				fmt.Sprintf("ip addr add %s/%d dev %s", address, p.Bits(), link.Name),
-				fmt.Sprintf("%s route add default via %s dev %s", ipCommand(address), p.Addr(), link.Name))
+				fmt.Sprintf("%s route add default via %s dev %s", ipCommand(address), p.Addr(), link.Name))...)
 			return true
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"regexp"
 
 	"github.com/pathtrace/pathtrace/internal/path"
+	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/report"
 )
 
@@ -35,21 +36,76 @@ func rpFilter(s *scene) *cause {
 	return c
 }
 
-// forged: the kernel says that rp_filter dropped the packet, and why is not
-// known.
+// forged: the kernel says that rp_filter dropped the packet, or rp_filter kept
+// the question for the next hop's hardware address from being answered, and
+// there is no route to the source at all: not even loose mode takes that.
 func (s *scene) forged() *cause {
+	if c := s.unroutedAsker(); c != nil {
+		return c
+	}
 	ns := s.now(s.end.NetNS)
 	if s.end.Kind != path.Vanished || s.end.Drop == nil || s.end.Drop.Reason != "IP_RPFILTER" || ns == nil {
 		return nil
 	}
-	in := s.query(ns).Ingress
-	c := &cause{
-		code: RPFilter, netns: ns.Name, confidence: report.Observed, mechanism: s.seen.Mechanism,
-		summary: fmt.Sprintf("%s came to %s at %s and went no further: rp_filter is on there, and the kernel would not send to its source %s by that interface.",
-			s.what(), the(ns.Name), in, s.end.Tuple.Src),
-		advice: fmt.Sprintf("Give %s a route to %s by %s; or let that interface take what it has any route back to (RFC 3704, loose mode):", the(ns.Name), s.end.Tuple.Src, in),
+	in := ns.Link(s.query(ns).Ingress)
+	if in == nil {
+		return nil
 	}
-	c.fix = s.commands(ns.Name, []string{in}, fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2", in))
+	source, mode := s.end.Tuple.Src, max(ns.All.RPFilter, in.Settings.RPFilter)
+	c := &cause{
+		code: RPFilter, netns: ns.Name, iface: s.end.Interface, confidence: report.Observed, mechanism: s.seen.Mechanism,
+		summary:  fmt.Sprintf("%s came to %s at %s and went no further: rp_filter is %d there, and ", s.what(), the(ns.Name), in.Name, mode),
+		evidence: []string{s.fact("setting", ns.Name, "rp_filter of %s = %d (the larger of its own and that of all)", in.Name, mode)},
+	}
+	back := ns.Lookup(topology.Query{Source: s.end.Tuple.Dst, Target: source})
+	if back.Route == nil && !back.Undetermined {
+		c.summary += fmt.Sprintf("there is no route to its source %s.", source)
+		c.evidence = append(c.evidence, s.fact("route", ns.Name, "no route to %s", source))
+		c.advice = fmt.Sprintf("%s needs a route to %s by %s.", subject(ns.Name), source, in.Name)
+		if owner := s.now(s.ownerOf(source)); owner != nil && s.adjacent(ns, in, owner) {
+			c.advice = fmt.Sprintf("%s needs a route to %s:", subject(ns.Name), source)
+			c.fix = s.commands(ns.Name, []string{in.Name}, fmt.Sprintf("ip route add %s dev %s", source, in.Name))
+		}
+		return c
+	}
+	c.summary += fmt.Sprintf("it would not send to its source %s by that interface.", source)
+	c.advice = fmt.Sprintf("Give %s a route to %s by %s; or let that interface take what it has any route back to (RFC 3704, loose mode):", the(ns.Name), source, in.Name)
+	if mode == 1 {
+		c.fix = s.commands(ns.Name, []string{in.Name}, fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2", in.Name))
+	}
+	return c
+}
+
+// unroutedAsker: the next hop has no route to who asks for its hardware
+// address, and so takes the question for forged (arp_process, net/ipv4/arp.c).
+func (s *scene) unroutedAsker() *cause {
+	o := s.outlook()
+	if o == nil || o.owner == nil || o.owner == o.ns || o.owner != o.far || !o.next.Is4() || !s.unspoken(o) {
+		return nil
+	}
+	asker, in := o.query.Source, o.owner.Local(o.next)
+	if !asker.IsValid() {
+		asker = ownAddress(o.link, o.next)
+	}
+	mode := max(o.owner.All.RPFilter, in.Settings.RPFilter)
+	back := o.owner.Lookup(topology.Query{Source: o.next, Target: asker})
+	if !asker.IsValid() || mode == 0 || back.Route != nil || back.Policy != nil || back.Undetermined {
+		return nil
+	}
+	c := &cause{
+		code: RPFilter, netns: o.owner.Name, iface: in.Name, confidence: report.Reconstructed, mechanism: s.seen.Mechanism,
+		summary: fmt.Sprintf("%s did not get to the gateway %s: %s has no route to %s, and so takes what it asks at %s for forged (rp_filter is %d there).",
+			s.what(), o.next, the(o.owner.Name), asker, in.Name, mode),
+		evidence: []string{
+			s.fact("route", o.owner.Name, "no route to %s", asker),
+			s.fact("setting", o.owner.Name, "rp_filter of %s = %d (the larger of its own and that of all)", in.Name, mode),
+		},
+		advice: fmt.Sprintf("%s needs a route to %s by %s:", subject(o.owner.Name), asker, in.Name),
+		fix:    s.commands(o.owner.Name, []string{in.Name}, fmt.Sprintf("ip route add %s dev %s", asker, in.Name)),
+	}
+	if s.unsent() {
+		c.outcome = report.Unsent
+	}
 	return c
 }
 

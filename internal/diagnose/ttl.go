@@ -18,7 +18,7 @@ func routingLoop(s *scene) *cause {
 	}
 	c := &cause{
 		code: RoutingLoop, mechanism: s.seen.Mechanism,
-		summary: fmt.Sprintf("%s went in circles by way of %s until its TTL had run out%s.", s.what(), list(around), s.told()),
+		summary: fmt.Sprintf("%s went in circles by way of %s until its %s had run out%s.", s.what(), list(around), s.ttl(), s.told()),
 		advice:  fmt.Sprintf("The routes of %s send it to one another: one of them is wrong.", list(around)),
 	}
 	for _, hop := range s.path.Hops {
@@ -64,8 +64,8 @@ func ttlExpired(s *scene) *cause {
 	}
 	c := &cause{
 		code: TTLExpired, mechanism: s.seen.Mechanism,
-		summary: fmt.Sprintf("%s got no further than %s: its TTL had run out%s.", s.what(), the(s.seen.NetNS), s.told()),
-		advice:  "It was sent with too small a TTL, or something on the way lowers it.",
+		summary: fmt.Sprintf("%s got no further than %s: its %s had run out%s.", s.what(), the(s.seen.NetNS), s.ttl(), s.told()),
+		advice:  fmt.Sprintf("It was sent with too small a %s, or something on the way lowers it.", s.ttl()),
 	}
 	for _, hop := range s.path.Hops {
 		for _, step := range hop.Steps {
@@ -89,6 +89,14 @@ func (s *scene) expired() bool {
 	}
 	d := s.end.Drop
 	return s.end.Kind == path.Vanished && d != nil && d.Reason == "IP_INHDR" && (d.Function == "ip_forward" || d.Function == "ip6_forward")
+}
+
+// ttl is what the packet's IP version calls it.
+func (s *scene) ttl() string {
+	if s.in.Topology.Target.Is6() {
+		return "hop limit"
+	}
+	return "TTL"
 }
 
 // told says what the sender heard of it.

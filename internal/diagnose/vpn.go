@@ -85,7 +85,7 @@ func (s *scene) leadPast(d *detour, other topology.Decision, link *topology.Link
 		ways = append(ways,
 			way{
 				rules:    []topology.Policy{lookupRule(target, other.Route.Table, priority)},
-				commands: []string{fmt.Sprintf("%s rule add to %s lookup %d priority %d", ip, d.query.Target, other.Route.Table, priority)},
+				commands: []string{fmt.Sprintf("%s rule add to %s lookup %s priority %d", ip, d.query.Target, tableName(other.Route.Table), priority)},
 			},
 			way{
 				routes: []topology.Route{aside}, rules: []topology.Policy{lookupRule(target, aside.Table, priority)},
@@ -96,4 +96,12 @@ func (s *scene) leadPast(d *detour, other topology.Decision, link *topology.Link
 			})
 	}
 	return s.open(d, link.Name, ways...)
+}
+
+// tableName is a routing table as ip-rule(8) takes it.
+func tableName(table int) string {
+	if table == mainTable {
+		return "main"
+	}
+	return fmt.Sprint(table)
 }

@@ -298,6 +298,15 @@ func dockerFilter() []Fault {
 			Probe:   connecting("client", lanHost, 80),
 			outcome: Truth{Outcome: "rejected", Leg: "request", Code: "NO_LISTENER"}, apply: nothing,
 		}, Fault{
+			Name: "exposed-forward", Summary: "a container's port is exposed and not published, and somebody outside asks the container itself", netns: HostName,
+			Probe:   connecting("client", dockerCnt01, 9000),
+			outcome: Truth{Outcome: "dropped", Leg: "request", Code: "FILTER_POLICY_DROP", Hook: "forward"},
+			rule:    func(backend Backend) Rule { return iptablesRule(backend, false, "filter", ":FORWARD DROP") },
+			apply: func(host *node, _ Rule) {
+				host.nodes["client"].ip("route add 172.17.0.0/16 via 203.0.113.1")
+				host.nodes["cnt01"].listenTCP(netip.IPv4Unspecified(), 9000, serveHTTP)
+			},
+		}, Fault{
 			Name: "input-drop@cnt02", Summary: "a rule in the other container drops the request", netns: "cnt02",
 			Probe:   pinging("cnt01", cnt02),
 			outcome: dropped("request", "input"),

@@ -90,13 +90,37 @@ table ip nat {
 	host.iptables(options.Backend, false, "*nat\n-A POSTROUTING -s 172.19.0.0/24 -j MASQUERADE\n")
 }
 
-// byHandSteps are the steps that one may forget.
+// byHandSteps are the steps that one may not have come to yet.
 func byHandSteps() []Fault {
 	return []Fault{
 		{
 			Name: "no-forwarding", Summary: "the host does not forward (net.ipv4.ip_forward = 0)",
 			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "request", Code: "FORWARDING_OFF"},
 			apply: func(host *node, _ Rule) { host.sysctl("net/ipv4/ip_forward", "0") },
+		},
+		{
+			Name: "not-begun", Summary: "the pair is there, one end in mynamespace, and nothing else has been done there", netns: "mynamespace", outcome: unsent("NO_DEFAULT_ROUTE"),
+			apply: func(space *node, _ Rule) {
+				space.ip("addr flush dev veth1")
+				space.ip("link set dev veth1 down")
+				space.nodes[HostName].ip("link set dev veth0 down")
+			},
+		},
+		{
+			Name: "no-route-yet", Summary: "mynamespace has no default route, and the host does not forward yet", netns: "mynamespace",
+			Probe: &Probe{Kind: "ping", Target: lanHost}, outcome: unsent("NO_DEFAULT_ROUTE"),
+			apply: func(space *node, _ Rule) {
+				space.ip("route del default")
+				space.nodes[HostName].sysctl("net/ipv4/ip_forward", "0")
+			},
+		},
+		{
+			Name: "no-way-back", Summary: "the host has no route to mynamespace, and none at all to anybody", netns: HostName, outcome: unsent("RP_FILTER").at(HostName),
+			apply: func(host *node, _ Rule) {
+				host.ip("route del default")
+				host.ip("route del 172.19.0.0/24 dev veth0")
+			},
+			Probe: &Probe{Kind: "ping", Target: lanHost},
 		},
 	}
 }
