@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pathtrace/pathtrace/docs/causes"
 	"github.com/pathtrace/pathtrace/internal/lab"
 	"github.com/pathtrace/pathtrace/report"
 )
@@ -99,5 +100,16 @@ func TestCount(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("scores (-want +got):\n%s", diff)
+	}
+}
+
+// TestEveryCodeIsStaged wants runs for each code that has a page, or the reason
+// why there are none.
+func TestEveryCodeIsStaged(t *testing.T) {
+	staged := stages()
+	for _, code := range causes.Codes() {
+		if code != "OK" && len(staged[code]) == 0 && lab.NotStaged[code] == "" {
+			t.Errorf("no network is broken with %s, and lab.NotStaged does not say why", code)
+		}
 	}
 }

@@ -4,11 +4,15 @@ package accuracy
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pathtrace/pathtrace/internal/lab"
 )
 
 // marker is the line of the file behind which Write replaces everything.
@@ -37,6 +41,10 @@ func markdown(plan Plan, at time.Time, results []Result) string {
 	}
 	for _, i := range b.Confusions {
 		fmt.Fprintf(&t, "- %d, `%s -- %s`: %s\n", results[i].Case.Number, results[i].Case, results[i].Sent, results[i].Confusion())
+	}
+	fmt.Fprint(&t, "\n## Not staged\n\nNo network can be broken like this here; recorded evidence is explained in tests instead:\n\n")
+	for _, code := range slices.Sorted(maps.Keys(lab.NotStaged)) {
+		fmt.Fprintf(&t, "- %s: %s.\n", code, lab.NotStaged[code])
 	}
 	return t.String()
 }

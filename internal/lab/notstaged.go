@@ -8,4 +8,5 @@ var NotStaged = map[string]string{
 	"CONNTRACK_FULL": "net.netfilter.nf_conntrack_max can be written in the machine's own namespace only, for all namespaces at once",
 	"CONNTRACK_RACE": "two packets meet between conntrack's look-up and its insertion by chance only",
 	"INCONCLUSIVE":   "a network does not blind sensors: it takes a busy logging group, a missing right or packets lost on their way to pathtrace",
+	"NOT_SEEN":       "what keeps a packet in its source here has a finer cause",
 }
