@@ -59,7 +59,8 @@ type part struct {
 
 type armingChain struct {
 	name     string
-	hook     Hook // empty for a chain that rules jump to
+	hook     Hook   // empty for a chain that rules jump to
+	device   string // in the hooks ingress and egress
 	priority int
 	rules    []selector
 }
@@ -72,8 +73,9 @@ var armings atomic.Uint32
 // where connection tracking is on already, chains at -199 that match
 // conntrack's original tuple; and where others have chains of family bridge,
 // one of that family with a chain in prerouting (a frame that leaves by a bridge
-// was marked on its way in, or in output). nftables and legacy tables both look
-// at the mark, in every later hook of the namespace.
+// was marked on its way in, or in output); and where others have chains at a
+// device, one of family netdev with a chain before theirs. nftables and legacy
+// tables both look at the mark, in every later hook of the namespace.
 //
 // An arming changes no packet's fate: its chains accept, which ends only the
 // chain itself. Everything is in place when Arm returns. Errors are
@@ -109,6 +111,9 @@ func Arm(cfg ArmConfig) (*Arming, error) {
 				chains: statelessChains(cfg, lowest(chains, "bridge"), Prerouting),
 			})
 		}
+		if chains := deviceChains(cfg, chains); chains != nil {
+			tables = append(tables, part{table: nftables.Table{Family: nftables.TableFamilyNetdev}, chains: chains})
+		}
 		track := cfg.Conntrack == ConntrackAlways
 		if cfg.Conntrack == ConntrackAuto {
 			if track, err = tracked(c, cfg.NetNS, family); err != nil {
@@ -139,15 +144,17 @@ func Arm(cfg ArmConfig) (*Arming, error) {
 	if err != nil {
 		return nil, a.classify(err)
 	}
-	for i := range a.parts {
-		if err := a.fill(&a.parts[i]); err != nil {
-			if i == 0 {
-				_ = a.Close()
-				return nil, a.classify(err)
-			}
+	made := a.parts
+	a.parts = nil
+	for i := range made {
+		switch err := a.fill(&made[i]); {
+		case err == nil:
+			a.parts = append(a.parts, made[i])
+		case i == 0:
+			_ = a.Close()
+			return nil, a.classify(err)
+		default:
 			a.missing = append(a.missing, a.classify(err))
-			a.parts = slices.Delete(a.parts, i, i+1)
-			break // the bridge part is the last
 		}
 	}
 	return a, nil
@@ -184,7 +191,11 @@ func (a *Arming) Describe() string {
 		for _, ch := range p.chains {
 			fmt.Fprintf(&b, "\tchain %s {\n", ch.name)
 			if ch.hook != "" {
-				fmt.Fprintf(&b, "\t\ttype filter hook %s priority %d; policy accept;\n", ch.hook, ch.priority)
+				hook := string(ch.hook)
+				if ch.device != "" {
+					hook += fmt.Sprintf(" device %q", ch.device)
+				}
+				fmt.Fprintf(&b, "\t\ttype filter hook %s priority %d; policy accept;\n", hook, ch.priority)
 			}
 			for _, r := range ch.rules {
 				fmt.Fprintf(&b, "\t\t%s\n", r.text)
@@ -272,11 +283,11 @@ func (a *Arming) fill(p *part) error {
 	for _, ch := range p.chains {
 		added := &nftables.Chain{Name: ch.name, Table: &p.table}
 		if ch.hook != "" {
-			hook := nftables.ChainHookPrerouting
-			if ch.hook == Output {
-				hook = nftables.ChainHookOutput
-			}
-			added.Hooknum = hook
+			added.Hooknum = map[Hook]*nftables.ChainHook{
+				Prerouting: nftables.ChainHookPrerouting, Output: nftables.ChainHookOutput,
+				IngressHook: nftables.ChainHookIngress, EgressHook: nftables.ChainHookEgress,
+			}[ch.hook]
+			added.Device = ch.device
 			added.Priority = new(nftables.ChainPriority(ch.priority))
 			added.Type = nftables.ChainTypeFilter
 			added.Policy = &policy
@@ -291,9 +302,17 @@ func (a *Arming) fill(p *part) error {
 
 // statelessChains returns the chains that match on the packet alone.
 func statelessChains(cfg ArmConfig, priority int, hooks ...Hook) []armingChain {
+	// A bridge sees both versions.
+	l, entry := stateless(cfg, slices.Equal(hooks, []Hook{Prerouting}))
+	return l.hooked("", priority, entry, hooks)
+}
+
+// stateless returns the chains that match on the packet alone, and the rules
+// that lead to them. Where both versions of IP pass, those ask for it first.
+func stateless(cfg ArmConfig, bothVersions bool) (l limits, entry []selector) {
 	f := cfg.Match.flow()
 	tight, loose := f.selectors()
-	l := limited(cfg.Budget, "", tight, loose)
+	l = limited(cfg.Budget, "", tight, loose)
 	for _, p := range f.protocols() {
 		var rules []selector
 		for _, s := range f.others(p) {
@@ -306,15 +325,47 @@ func statelessChains(cfg ArmConfig, priority int, hooks ...Hook) []armingChain {
 		}
 		l.chains = append(l.chains, gated(p.String(), rules)...)
 	}
-	var entry []selector
 	for _, p := range f.protocols() {
 		rule := ofProto(p).and(jump(p.String()))
-		if slices.Equal(hooks, []Hook{Prerouting}) {
-			rule = f.ofVersion().and(rule) // a bridge sees both versions
+		if bothVersions {
+			rule = f.ofVersion().and(rule)
 		}
 		entry = append(entry, rule)
 	}
-	return l.hooked("", priority, entry, hooks)
+	return l, entry
+}
+
+// deviceChains returns the chains that mark packets at a device, before the
+// chains that others have there; nil when nobody has any.
+func deviceChains(cfg ArmConfig, chains []chain) []armingChain {
+	type place struct {
+		hook   Hook
+		device string
+	}
+	var places []place
+	first := make(map[place]int)
+	for _, ch := range chains {
+		if !ch.base || ch.owned || ch.hook != IngressHook && ch.hook != EgressHook {
+			continue
+		}
+		for _, device := range ch.devices {
+			at := place{ch.hook, device}
+			if _, known := first[at]; !known {
+				places, first[at] = append(places, at), statelessPriority
+			}
+			first[at] = max(min(first[at], ch.priority-1), -1<<31)
+		}
+	}
+	if places == nil {
+		return nil
+	}
+	l, entry := stateless(cfg, true)
+	for i, at := range places {
+		l.chains = append(l.chains, armingChain{
+			name: fmt.Sprintf("%s-%d", at.hook, i), hook: at.hook, device: at.device, priority: first[at], rules: entry,
+		})
+	}
+	return l.chains
 }
 
 // conntrackChains returns the chains that match conntrack's original tuple. It

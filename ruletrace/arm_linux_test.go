@@ -355,6 +355,55 @@ table ip ipfw {
 	}
 }
 
+// TestArmDevices traces rules at devices, which come before prerouting and
+// behind postrouting. On the way out the kernel tells no link header. No chain
+// is added at a device where nobody has one.
+func TestArmDevices(t *testing.T) {
+	for _, tt := range []struct {
+		name, rules string
+		tables      int
+		want        []string
+	}{
+		{
+			"ingress", "table netdev fw {\n chain c {\n type filter hook ingress device \"left\" priority -600;\n icmp type echo-request counter drop\n }\n}", 2,
+			[]string{"ingress|nft|netdev|fw|c|c#1|rule|drop|icmp type echo-request counter drop"},
+		}, {
+			"ingress of inet", "table inet fw {\n chain c {\n type filter hook ingress device \"left\" priority 0;\n icmp type echo-request counter drop\n }\n}", 2,
+			[]string{"ingress|nft|inet|fw|c|c#1|rule|drop|icmp type echo-request counter drop"},
+		}, {
+			"egress", "table netdev fw {\n chain c {\n type filter hook egress device \"right\" priority 0;\n icmp type echo-request counter drop\n }\n}", 2,
+			[]string{"egress|nft|netdev|fw|c|c#1|rule|drop|icmp type echo-request counter drop"},
+		}, {
+			"two devices", "table netdev fw {\n chain c {\n type filter hook ingress devices = { \"left\", \"right\" } priority 0; policy drop;\n meta protocol arp accept\n }\n}", 2,
+			[]string{"ingress|nft|netdev|fw|c|c|policy|drop|policy drop"},
+		}, {
+			"no device", "table ip fw {\n chain c {\n type filter hook forward priority 0; policy drop;\n }\n}", 1,
+			[]string{"forward|nft|ip|fw|c|c|policy|drop|policy drop"},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRouter(t)
+			r.router.nft(tt.rules)
+			arming := r.router.arm(ArmConfig{Match: echoMatch()})
+			if n := len(arming.Tables()); n != tt.tables || len(arming.Missing()) > 0 {
+				t.Errorf("armed %q, want %d tables; missing: %v", arming.Tables(), tt.tables, arming.Missing())
+			}
+			l := r.router.listen("router")
+			if r.client.ping(serverAddr, echoID, 1, unanswered) {
+				t.Fatal("the rule did not drop")
+			}
+			hits := l.resolved(r.router.resolver("router"))
+			if got := lines(hits); !slices.Equal(got, tt.want) {
+				t.Fatalf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(tt.want, "\n"))
+			}
+			h := hits[0]
+			if h.Header.Tuple.Dst != serverAddr || h.Hook == IngressHook && h.Ingress != "left" || h.Hook == EgressHook && (h.Egress != "right" || h.Header.EtherType != packet.EtherTypeIPv4) {
+				t.Errorf("hit: %+v", h)
+			}
+		})
+	}
+}
+
 // TestArmFragments shows what becomes of the mark when a packet comes in
 // fragments: without conntrack each fragment is traced, with it the
 // reassembled packet.

@@ -114,7 +114,7 @@ func (r *Resolver) Base(ctx context.Context) ([]BaseChain, error) {
 		}
 		list = append(list, BaseChain{
 			Backend: backend, Family: ch.family, Table: ch.table, Name: ch.name,
-			Type: ch.typ, Hook: ch.hook, Priority: ch.priority, Policy: ch.policy,
+			Type: ch.typ, Hook: ch.hook, Priority: ch.priority, Policy: ch.policy, Devices: ch.devices,
 		})
 	}
 	ipv4, ipv6, err := LegacyTables(r.ns)

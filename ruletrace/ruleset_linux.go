@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/mdlayher/netlink"
@@ -23,6 +24,9 @@ type chain struct {
 	hook     Hook
 	priority int
 	policy   Verdict
+	// devices are those whose packets the chain is for, in the hooks ingress and
+	// egress.
+	devices []string
 	// owned says that the table belongs to an arming of pathtrace, of this run
 	// or of another.
 	owned bool
@@ -102,6 +106,9 @@ func consistently(list func() (interrupted bool, err error)) error {
 	return nil
 }
 
+// hookDevices is NFTA_HOOK_DEVS, a list of NFTA_DEVICE_NAME.
+const hookDevices = 4
+
 // dumpChains lists every chain of the namespace.
 func dumpChains(c *netlink.Conn) ([]chain, error) {
 	var chains []chain
@@ -128,6 +135,15 @@ func dumpChains(c *netlink.Conn) ([]chain, error) {
 							hook = n.Uint32()
 						case unix.NFTA_HOOK_PRIORITY:
 							ch.priority = int(int32(n.Uint32()))
+						case unix.NFTA_HOOK_DEV:
+							ch.devices = append(ch.devices, n.String())
+						case hookDevices:
+							n.Nested(func(d *netlink.AttributeDecoder) error {
+								for d.Next() {
+									ch.devices = append(ch.devices, d.String())
+								}
+								return nil
+							})
 						}
 					}
 					return nil
@@ -135,6 +151,8 @@ func dumpChains(c *netlink.Conn) ([]chain, error) {
 			}
 		}
 		if ch.base {
+			slices.Sort(ch.devices) // a list of one is told in both ways
+			ch.devices = slices.Compact(ch.devices)
 			ch.hook = hookOf(family, hook)
 			if ch.policy == VerdictUnknown {
 				ch.policy = Accept

@@ -144,4 +144,7 @@ type BaseChain struct {
 	Priority int
 	// Policy is VerdictUnknown where it could not be read.
 	Policy Verdict
+	// Devices are those whose packets the chain is for, in the hooks ingress and
+	// egress.
+	Devices []string
 }

@@ -293,6 +293,9 @@ func (m *message) header() packet.Header {
 	case protoINet:
 		etherType = 0 // the IP version tells
 	case protoBridge, protoNetdev:
+		if m.family == protoNetdev && len(m.link) == 0 {
+			break // on the way out the kernel tells no link header; the IP version tells
+		}
 		if etherType != packet.EtherTypeIPv4 && etherType != packet.EtherTypeIPv6 && etherType != packet.EtherTypeARP {
 			return h
 		}

@@ -256,6 +256,9 @@ func (j *joiner) hitStage(h *ruletrace.Hit, v *visit) stage {
 	bridge := h.Rule.Family == "bridge"
 	switch h.Hook {
 	case ruletrace.IngressHook:
+		if j.isBridge(h.NetNS, h.Ingress) {
+			return stageBridgeDeviceIngress
+		}
 		return stageNetdevIngress
 	case ruletrace.Prerouting:
 		if bridge {
@@ -286,9 +289,17 @@ func (j *joiner) hitStage(h *ruletrace.Hit, v *visit) stage {
 		}
 		return j.postrouting(v)
 	case ruletrace.EgressHook:
+		if j.isBridge(h.NetNS, h.Egress) {
+			return stageBridgeDeviceEgress
+		}
 		return stageNetdevEgress
 	}
 	return stageForward
+}
+
+func (j *joiner) isBridge(netns, name string) bool {
+	link := j.in.Topology.Namespace(netns).Link(name)
+	return link != nil && link.Kind == "bridge"
 }
 
 // postrouting is the place of IP's postrouting in a stay. What br_netfilter

@@ -172,6 +172,7 @@ const (
 	stageBridgedPrerouting
 	stageBridgeInput
 	stageBridgeDevice
+	stageBridgeDeviceIngress // the netdev rules of the bridge device
 	stagePrerouting
 	stageRoute
 	stageBridgeForward
@@ -182,6 +183,7 @@ const (
 	stageOutput
 	stagePostrouting
 	stageConfirm
+	stageBridgeDeviceEgress
 	stageBridgeEgress
 	stageBridgePostrouting
 	stageNetdevEgress
