@@ -137,6 +137,7 @@ func (r *reader) look(n *Namespace) (map[int]wire, error) {
 			Carrier: attrs.RawFlags&unix.IFF_LOWER_UP != 0,
 			State:   strings.ReplaceAll(attrs.OperState.String(), "-", ""), Group: int(attrs.Group),
 		}
+		link.XDP = xdpOf(attrs.Xdp)
 		switch {
 		case attrs.Flags&net.FlagLoopback != 0:
 			link.Kind = "loopback"
@@ -207,7 +208,7 @@ var addressFlags = []bit{
 // read reads the rest of what look has begun. What cannot be read is returned
 // as problems; the rest is there.
 func (r *reader) read(n *Namespace) (problems []error) {
-	for _, part := range []func(*Namespace) error{r.files, r.settings, r.ports, r.routes, r.policy, r.neighbours, r.forwarding, r.proxied, r.counters} {
+	for _, part := range []func(*Namespace) error{r.files, r.settings, r.ports, r.routes, r.policy, r.neighbours, r.forwarding, r.proxied, r.filters, r.counters} {
 		if err := part(n); err != nil {
 			problems = append(problems, err)
 		}

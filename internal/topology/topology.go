@@ -155,6 +155,35 @@ type Link struct {
 	Lower    *Peer        `json:"lower,omitempty"`
 	Settings Settings     `json:"settings"`
 	Role     capture.Role `json:"role"`
+	// XDP is the program that gets a packet before anything else sees it; nil
+	// when there is none.
+	XDP *XDP `json:"xdp,omitempty"`
+	// Filters are those of tc and tcx, in the order in which they are asked.
+	// FilterDrops is how many packets the filters of tc have dropped on their
+	// way in and out, which the kernel counts as one.
+	Filters     []Filter `json:"filters,omitempty"`
+	FilterDrops uint64   `json:"filter_drops,omitempty"`
+}
+
+// XDP is a program at the entrance of a link.
+type XDP struct {
+	// Mode is iproute2's word: xdpgeneric, xdpdrv or xdpoffload; "xdp" for
+	// several at once.
+	Mode string `json:"mode"`
+	// ID is the program's number, Name what it is called, empty when that could
+	// not be read.
+	ID   uint32 `json:"id,omitempty"`
+	Name string `json:"name,omitempty"`
+}
+
+// Filter is one that packets meet at a link, outside of netfilter.
+type Filter struct {
+	// Egress says that it is for what leaves.
+	Egress bool `json:"egress,omitempty"`
+	// Preference is tc's number, 0 for a program of tcx.
+	Preference int `json:"preference,omitempty"`
+	// Text is the filter in short: "u32 action drop", "bpf direct-action NAME".
+	Text string `json:"text"`
 }
 
 // Port is how a bridge treats one of its ports.
