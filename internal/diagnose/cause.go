@@ -17,6 +17,8 @@ import (
 var causes = []func(*scene) *cause{
 	linkDown, // link.go
 	portBlocked,
+	xdpDropped, // hooks.go
+	ingressFiltered,
 	tentative,
 	addressOnPort,
 	staleNeighbour, // misdelivered.go

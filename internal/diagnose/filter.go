@@ -39,7 +39,7 @@ func filtered(in *Input, leg string, l *path.Leg) report.Verdict {
 		v.Summary = fmt.Sprintf("%s was dropped %s by a rule of chain %s.", what, place, chain)
 	}
 	switch {
-	case end.Rule.Family == "netdev":
+	case atDevice(end):
 		v.Code = IngressFiltered
 	case end.Rule.Family == "bridge" || end.Bridged:
 		v.Code = BridgeFiltered
@@ -48,6 +48,13 @@ func filtered(in *Input, leg string, l *path.Leg) report.Verdict {
 		v.Elapsed = in.Path.Reply.Last.Time.Sub(in.Path.Request.First.Time)
 	}
 	return v
+}
+
+// atDevice reports whether a packet ended in one of the hooks at a device, which
+// are before and behind all others. Tables of family inet may be asked there,
+// too.
+func atDevice(end *path.End) bool {
+	return end.Rule != nil && end.Rule.Family == "netdev" || end.Hook == ruletrace.IngressHook || end.Hook == ruletrace.EgressHook
 }
 
 // hooked names the hook in which a packet ended, where that is known.
@@ -100,11 +107,30 @@ func filterFinding(in *Input, v *report.Verdict) (report.Finding, bool) {
 	case ConntrackInvalid:
 		f.Summary = "Conntrack follows a flow only where it sees both directions: lead both this way, or, if the packet is to pass all the same, accept it before that rule:"
 	}
-	if leg.End.Policy {
+	if leg.End.Policy && !atDevice(&leg.End) { // there answers do not come by, and flows are not known
 		f.Summary = "If this traffic is meant to pass, accept it and its answers in that chain:"
 		f.Fix = append(f.Fix, enter(in, v.NetNS)+acceptAnswers(v.Rule))
 	}
+	if key := bridgeSwitch(v); key != "" {
+		if v.Leg == "request" && !leg.End.Policy { // what keeps ports of one bridge apart drops both directions
+			f.Fix = append(f.Fix, enter(in, v.NetNS)+accept(v.Rule, false, leg.End.Tuple.Inverse(), "reply"))
+		}
+		f.Summary = fmt.Sprintf("If this traffic is meant to pass, accept it there. (Where rules for IP are not to filter what a bridge passes on at all, set %s = 0.)", key)
+	}
 	return f, true
+}
+
+// bridgeSwitch is the setting that has rules for IP applied to what a bridge
+// passes on, where that is why they dropped a packet; empty elsewhere.
+func bridgeSwitch(v *report.Verdict) string {
+	if v.Code != BridgeFiltered || v.Rule.Family == "bridge" {
+		return ""
+	}
+	word := "iptables"
+	if v.Rule.Family == "ip6" {
+		word = "ip6tables"
+	}
+	return "net.bridge.bridge-nf-call-" + word
 }
 
 // plainName is what both a shell and nft take for a single word. The kernel

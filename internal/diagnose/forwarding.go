@@ -13,7 +13,7 @@ import (
 // net/ipv4/route.c), IPv6 that of all (ip6_forward, net/ipv6/ip6_output.c).
 func forwardingOff(s *scene) *cause {
 	ns := s.now(s.end.NetNS)
-	if s.end.Kind != path.Vanished || ns == nil || !s.end.Tuple.Dst.IsValid() || ns.Local(s.end.Tuple.Dst) != nil || s.end.Bridged {
+	if s.end.Kind != path.Vanished || ns == nil || !s.end.Tuple.Dst.IsValid() || ns.Local(s.end.Tuple.Dst) != nil || s.end.Bridged || s.end.NextNetNS != "" { // the last: it has left
 		return nil
 	}
 	link := ns.Link(s.end.Interface)

@@ -93,8 +93,11 @@ func (j *joiner) dropped(leg *Leg, t *trail, v *visit) {
 	if d.Reason == skbdrop.NetfilterDrop {
 		end.Rival = j.rival(t, d)
 	}
-	if len(leg.Hops) == 0 {
+	if n := len(leg.Hops); n == 0 || leg.Hops[n-1].NetNS != v.netns {
 		hop := j.origin(t, v.netns, nil)
+		if n > 0 { // an entrance that no tap is before
+			hop.Direction, hop.Tuple, hop.TTL = capture.Ingress.String(), reportTuple(d.Header.Tuple), int(d.Header.TTL)
+		}
 		hop.Interface, hop.Evidence = j.interfaceName(d), []string{id}
 		leg.Hops = append(leg.Hops, hop)
 	}

@@ -263,6 +263,9 @@ func (j *joiner) ruleEnd(netns string, all []element) (End, bool) {
 				break
 			}
 		}
+		if end.Hook == ruletrace.EgressHook && e.step.hit.Egress != "" {
+			end.Interface = e.step.hit.Egress // it never left by it, so no tap saw it there
+		}
 		return end, true
 	}
 	return End{}, false
