@@ -49,6 +49,9 @@ func TestAccuracy(t *testing.T) {
 		for _, c := range cases {
 			t.Run(strconv.Itoa(c.Number), func(t *testing.T) {
 				t.Parallel()
+				if c.Root() {
+					testenv.Root(t)
+				}
 				result, err := accuracy.Run(t.Context(), c)
 				if err != nil {
 					t.Fatalf("%s: %v", c, err)

@@ -39,6 +39,12 @@ type Case struct {
 	Traffic bool
 }
 
+// Root reports whether only root can build the network.
+func (c Case) Root() bool {
+	s, err := lab.Find(c.Scenario)
+	return err == nil && slices.ContainsFunc(s.Broken(c.Options.Break), func(f lab.Fault) bool { return f.Root })
+}
+
 // Probe is what is sent through a network.
 type Probe int
 

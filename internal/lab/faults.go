@@ -19,6 +19,8 @@ type Fault struct {
 	Probe *Probe
 	// NoFix says that no command on the visible machines mends it.
 	NoFix bool
+	// Root says that only root can make it, outside of user namespaces.
+	Root bool
 
 	// netns is where it is, outcome what comes of it, without the rule, which
 	// rule gives; nil for a fault that is no rule. The outcome's NetNS is netns

@@ -43,7 +43,7 @@ internet     dns.google 8.8.8.8, 8.8.4.4
 				}
 				host.iptables(backend, false, "*filter\n:FORWARD DROP\n")
 			},
-		}.faults(), byHandSteps(), byHandNAT(), byHandFilter().faults(), byHandConntrack(), byHandLinks(), reversePath("internet", lanHost)),
+		}.faults(), byHandSteps(), byHandNAT(), byHandFilter().faults(), byHandConntrack(), byHandLinks(), reversePath("internet", lanHost), byHandHooks()),
 		build: func(b *builder) { buildByHand(b, source) },
 		translations: func(backend Backend) []Translation {
 			if backend == NFT {

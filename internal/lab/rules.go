@@ -21,7 +21,7 @@ func (e *ToolError) Error() string {
 	switch e.Tool {
 	case "nft":
 		pkg = "nftables"
-	case "ip":
+	case "ip", "tc":
 		pkg = "iproute2"
 	}
 	return fmt.Sprintf("%s is not on PATH: install the package %s, or run make tools and put build/tools/bin first on PATH", e.Tool, pkg)

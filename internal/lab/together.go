@@ -69,7 +69,7 @@ func (s *Scenario) place(f *Fault) int {
 }
 
 // hooks in the order in which a packet passes them.
-var hooks = []string{"prerouting", "input", "forward", "output", "postrouting"}
+var hooks = []string{"ingress", "prerouting", "input", "forward", "output", "postrouting", "egress"}
 
 func hook(f *Fault) int { return slices.Index(hooks, f.outcome.Hook) }
 

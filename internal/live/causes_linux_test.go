@@ -10,6 +10,7 @@ import (
 	"github.com/pathtrace/pathtrace/internal/lab"
 	"github.com/pathtrace/pathtrace/internal/live"
 	"github.com/pathtrace/pathtrace/internal/resolve"
+	"github.com/pathtrace/pathtrace/internal/testenv"
 	"github.com/pathtrace/pathtrace/report"
 )
 
@@ -27,6 +28,9 @@ func TestCauses(t *testing.T) {
 			options := lab.Options{Break: fault.Name, Backend: scenario.Backends[i%len(scenario.Backends)]}
 			t.Run(name(scenario, options), func(t *testing.T) {
 				t.Parallel()
+				if fault.Root {
+					testenv.Root(t)
+				}
 				n := build(t, scenario.Name, options)
 				named(t, n, &fault)
 			})
