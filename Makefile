@@ -41,7 +41,7 @@ test: tools lint
 lint: build/bin/golangci-lint-$(GOLANGCI_VERSION)
 	go vet ./...
 	for os in darwin windows; do GOOS=$$os CGO_ENABLED=0 go vet $(PORTABLE); done
-	$< run
+	$< run --allow-parallel-runners
 	for test in $$(grep -oP '(?<=`)Test\w+' docs/kernel-facts.md | sort -u); do \
 		grep -rqE --include='*_test.go' "^func $$test\(" . || { echo "docs/kernel-facts.md: there is no $$test" >&2; exit 1; }; done
 

@@ -222,7 +222,10 @@ func (r *Result) compare(n *lab.Network, truth lab.Truth) {
 			r.Wrong = append(r.Wrong, f.name)
 		}
 	}
-	if interfaces := onTheWay(n, truth); truth.Rule.Text != "" && got.Interface != "" && !slices.Contains(interfaces, got.Interface) {
+	if want.Interface = truth.Interface; want.Interface != "" && got.Interface != want.Interface {
+		r.Wrong = append(r.Wrong, "interface")
+	}
+	if interfaces := onTheWay(n, truth); truth.Interface == "" && truth.Rule.Text != "" && got.Interface != "" && !slices.Contains(interfaces, got.Interface) {
 		want.Interface = strings.Join(interfaces, " or ")
 		r.Wrong = append(r.Wrong, "interface")
 	}
@@ -240,9 +243,6 @@ func (r *Result) compare(n *lab.Network, truth lab.Truth) {
 
 // onTheWay are the interfaces of the truth's namespace that a packet passes.
 func onTheWay(n *lab.Network, truth lab.Truth) []string {
-	if truth.Interface != "" {
-		return []string{truth.Interface}
-	}
 	var all []string
 	for _, point := range slices.Concat(n.Scenario.Request, n.Scenario.Reply) {
 		place, _, _ := strings.Cut(point, " ")

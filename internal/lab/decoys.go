@@ -2,7 +2,14 @@
 
 package lab
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/cilium/ebpf/asm"
+)
 
 // decoys gives the host of a disguised network some of the oddities that hosts
 // have and that concern none of the scenario's packets. Each is what some cause
@@ -12,6 +19,7 @@ func (b *builder) decoys() {
 		return
 	}
 	host := b.nodes[HostName]
+	in, out := b.network.Scenario.ends()
 	for i, add := range []func(){
 		host.idleNetwork,
 		host.idleLink,
@@ -27,6 +35,10 @@ func (b *builder) decoys() {
 		func() {
 			host.decoyRule("nat", "prerouting", "PREROUTING", "tcp dport 19999 dnat to 10.199.77.9:80", "-p tcp -m tcp --dport 19999 -j DNAT --to-destination 10.199.77.9:80")
 		},
+		func() { host.decoyDevice(in) },
+		func() { host.filter(in, "ingress", classic{{opReturn, 0, 0, verdictUnspecified}}) },
+		func() { host.filter(out, "egress", classic{{opReturn, 0, 0, verdictUnspecified}}) },
+		func() { host.decoyProgram(out) },
 	} {
 		if b.disguise.number(fmt.Sprint("decoy ", i))%3 == 0 {
 			add()
@@ -51,6 +63,47 @@ func (n *node) idleLink() {
 	n.run("", "ip", "link", "set", "eth77", "mtu", "1280")
 	n.run("", "ip", "neigh", "replace", "10.199.77.9", "dev", "eth77", "nud", "failed")
 	n.run("", "ip", "link", "set", "eth78", "down")
+}
+
+// ends are the host's interfaces by which requests come in and leave; where there
+// is a bridge the first is a port of it.
+func (s *Scenario) ends() (in, out string) {
+	for _, point := range s.Request {
+		place, direction, _ := strings.Cut(point, " ")
+		netns, iface, _ := strings.Cut(place, "/")
+		switch {
+		case netns != HostName:
+		case direction == "egress":
+			out = iface
+		case in == "":
+			in = iface
+		}
+	}
+	return in, out
+}
+
+// decoyDevice adds a chain at a device that drops what nobody sends.
+func (n *node) decoyDevice(name string) {
+	n.nft(fmt.Sprintf(`
+table netdev decoy_port {
+	chain ingress {
+		type filter hook ingress device %q priority 10; policy accept;
+		ip saddr 10.199.77.9 drop
+	}
+}
+`, name))
+}
+
+// decoyProgram attaches an XDP program that passes everything, if this process
+// may load one.
+func (n *node) decoyProgram(name string) {
+	if n.err != nil {
+		return
+	}
+	n.attach(name, asm.Instructions{asm.Mov.Imm(asm.R0, xdpPass), asm.Return()})
+	if errors.Is(n.err, fs.ErrPermission) {
+		n.err = nil
+	}
 }
 
 // decoyRule adds a rule for packets that there are not, in the backend's way.

@@ -347,12 +347,13 @@ func (s Scenario) disguised(d *disguise) Scenario {
 }
 
 func (f Fault) disguised(d *disguise) Fault {
-	f.Summary, f.outcome.Interface = d.text(f.Summary), d.text(f.outcome.Interface)
+	f.Summary = d.text(f.Summary)
 	if f.Probe != nil {
 		probe := *f.Probe
 		probe.Target, probe.Flags = d.address(probe.Target), d.texts(probe.Flags)
 		f.Probe = &probe
 	}
+	f.outcome.Interface = d.text(f.outcome.Interface)
 	if rule := f.rule; rule != nil {
 		f.rule = func(backend Backend) Rule { return d.rule(rule(backend)) }
 	}

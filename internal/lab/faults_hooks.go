@@ -61,15 +61,15 @@ func (p hookPlace) faults() []Fault {
 	ping := pinging(p.source, p.target)
 	netdev := func(name, summary, family, leg, hook, device string) Fault {
 		return Fault{
-			Name: name, Summary: summary, netns: HostName, Probe: ping, outcome: ended("dropped", leg, "INGRESS_FILTERED", hook),
+			Name: name, Summary: summary, netns: HostName, Probe: ping, outcome: ended("dropped", leg, "INGRESS_FILTERED", hook).by(device),
 			rule:  atDevice(family, p.echo(leg)+` drop comment "not at this port"`),
 			apply: atDevices(family, hook, "accept", device),
 		}
 	}
-	filtered := func(name, summary, leg string, apply func(*node)) Fault {
+	filtered := func(name, summary, leg, side, device string) Fault {
 		return Fault{
-			Name: name, Summary: summary, netns: HostName, Probe: patiently(ping), outcome: ended("dropped", leg, "INGRESS_FILTERED", ""),
-			apply: func(n *node, _ Rule) { apply(n) },
+			Name: name, Summary: summary, netns: HostName, Probe: patiently(ping), outcome: ended("dropped", leg, "INGRESS_FILTERED", "").by(device),
+			apply: func(n *node, _ Rule) { n.filterEcho(device, side, p.ipv6(), leg) },
 		}
 	}
 	all := []Fault{
@@ -79,15 +79,15 @@ func (p hookPlace) faults() []Fault {
 		netdev("inet-ingress", "a rule in a table for IP, at the interface by which requests come in, drops them", "inet", "request", "ingress", p.in),
 		{
 			Name: "netdev-policy", Summary: "the policy of a chain at the interface by which requests come in drops them", netns: HostName, Probe: ping,
-			outcome: ended("dropped", "request", "INGRESS_FILTERED", "ingress"),
+			outcome: ended("dropped", "request", "INGRESS_FILTERED", "ingress").by(p.in),
 			rule:    atDevice("netdev", "policy drop"), apply: atDevices("netdev", "ingress", "drop", p.in),
 		},
-		filtered("tc-drop", "a filter of tc drops requests at the interface by which they come in", "request", func(n *node) { n.filterEcho(p.in, "ingress", p.ipv6(), "request") }),
-		filtered("tc-out", "a filter of tc drops requests at the interface by which they leave", "request", func(n *node) { n.filterEcho(p.out, "egress", p.ipv6(), "request") }),
-		filtered("tc-reply", "a filter of tc drops answers at the uplink", "reply", func(n *node) { n.filterEcho(p.out, "ingress", p.ipv6(), "reply") }),
+		filtered("tc-drop", "a filter of tc drops requests at the interface by which they come in", "request", "ingress", p.in),
+		filtered("tc-out", "a filter of tc drops requests at the interface by which they leave", "request", "egress", p.out),
+		filtered("tc-reply", "a filter of tc drops answers at the uplink", "reply", "ingress", p.out),
 		{
 			Name: "tc-out@" + p.source, Summary: "a filter of tc in " + p.source + " drops what it sends", netns: p.source, Probe: patiently(ping),
-			outcome: ended("dropped", "request", "INGRESS_FILTERED", ""),
+			outcome: ended("dropped", "request", "INGRESS_FILTERED", "").by(p.sourceOut),
 			apply:   func(n *node, _ Rule) { n.filterEcho(p.sourceOut, "egress", p.ipv6(), "request") },
 		},
 		{
@@ -104,12 +104,12 @@ func (p hookPlace) faults() []Fault {
 		},
 		{
 			Name: "xdp-drop", Summary: "an XDP program drops requests at the interface by which they come in", netns: HostName, Probe: ping, Root: true,
-			outcome: ended("dropped", "request", "XDP_DROP", ""),
+			outcome: ended("dropped", "request", "XDP_DROP", "").by(p.in),
 			apply:   func(n *node, _ Rule) { n.xdp(p.in, p.ipv6(), "request") },
 		},
 		{
 			Name: "xdp-reply@" + p.source, Summary: "an XDP program in " + p.source + " drops the answers", netns: p.source, Probe: ping, Root: true,
-			outcome: ended("dropped", "reply", "XDP_DROP", ""),
+			outcome: ended("dropped", "reply", "XDP_DROP", "").by(p.sourceOut),
 			apply:   func(n *node, _ Rule) { n.xdp(p.sourceOut, p.ipv6(), "reply") },
 		},
 	}
@@ -119,7 +119,7 @@ func (p hookPlace) faults() []Fault {
 	if p.last != "" {
 		all = append(all, Fault{
 			Name: "xdp-drop@" + p.last, Summary: "an XDP program in " + p.last + " drops what comes from the host", netns: p.last, Probe: ping, Root: true,
-			outcome: ended("dropped", "request", "XDP_DROP", ""),
+			outcome: ended("dropped", "request", "XDP_DROP", "").by(p.lastIn),
 			apply:   func(n *node, _ Rule) { n.xdp(p.lastIn, p.ipv6(), "request") },
 		})
 	}
@@ -179,14 +179,14 @@ func dockerHooks() []Fault {
 		},
 		{
 			Name: "bridge-reply", Summary: "a rule for IP drops the answers between two containers, since br_netfilter applies it to the bridge", netns: HostName, Probe: ping,
-			outcome: ended("dropped", "reply", "BRIDGE_FILTERED", "forward"),
+			outcome: ended("dropped", "reply", "BRIDGE_FILTERED", "forward").by("vethd04b7a9"),
 			rule: func(backend Backend) Rule {
 				return iptablesRule(backend, false, "filter", echoRule("DOCKER-USER", false, "reply", "no echo replies", "DROP"))
 			},
 		},
 		{
 			Name: "xdp-drop@cnt02", Summary: "an XDP program in the other container drops the request", netns: "cnt02", Probe: ping, Root: true,
-			outcome: ended("dropped", "request", "XDP_DROP", ""),
+			outcome: ended("dropped", "request", "XDP_DROP", "").by("eth0"),
 			apply:   func(n *node, _ Rule) { n.xdp("eth0", false, "request") },
 		},
 	})
@@ -241,8 +241,24 @@ func (n *node) filter(name, side string, program classic) {
 	for _, op := range program {
 		words = append(words, fmt.Sprintf("%d %d %d %d", op[0], op[1], op[2], op[3]))
 	}
-	n.run("", "tc", "qdisc", "add", "dev", name, "clsact")
+	if !n.classifies(name) {
+		n.run("", "tc", "qdisc", "add", "dev", name, "clsact")
+	}
 	n.run("", "tc", "filter", "add", "dev", name, side, "bpf", "direct-action", "bytecode", strings.Join(words, ","))
+}
+
+// classifies reports whether filters can be added to a link already.
+func (n *node) classifies(name string) (yes bool) {
+	n.do("list the queueing disciplines of "+name, func() error {
+		link, err := n.link(name)
+		if err != nil {
+			return err
+		}
+		all, err := retry(func() ([]netlink.Qdisc, error) { return n.handle.QdiscList(link) })
+		yes = slices.ContainsFunc(all, func(q netlink.Qdisc) bool { return q.Type() == "clsact" })
+		return err
+	})
+	return yes
 }
 
 // xdp has an XDP program drop echo requests or replies at a link.

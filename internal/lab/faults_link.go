@@ -23,6 +23,12 @@ func (t Truth) at(netns string) Truth {
 	return t
 }
 
+// by gives a truth the interface that the packet ended at.
+func (t Truth) by(name string) Truth {
+	t.Interface = name
+	return t
+}
+
 // change is a fault that is made by commands of iproute2 in one namespace.
 func change(name, netns, summary string, outcome Truth, commands ...string) Fault {
 	if netns != HostName {

@@ -106,7 +106,7 @@ type Truth struct {
 	Outcome, Leg, Code string
 	// NetNS and Hook are where the packet ended; empty when it was answered.
 	NetNS, Hook string
-	// Interface is where, when that is none of the scenario's points.
+	// Interface is where in NetNS, if it is said.
 	Interface string
 	// Rule is what ended it.
 	Rule Rule
@@ -182,7 +182,7 @@ func (s *Scenario) Tools(options Options) []string {
 		}
 	}
 	if options.Seed != 0 {
-		tools = append(tools, "ip") // decoys
+		tools = append(tools, "ip", "tc") // decoys
 	}
 	slices.Sort(tools)
 	return slices.Compact(tools)

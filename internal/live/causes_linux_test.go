@@ -50,6 +50,9 @@ func named(t *testing.T, n *lab.Network, fault *lab.Fault) {
 	}
 	got := shorten(sick)
 	tell(t, want, verdict{Outcome: got.Outcome, Leg: got.Leg, Code: got.Code, NetNS: got.NetNS, Hook: got.Hook, Rule: got.Rule})
+	if truth.Interface != "" && sick.Verdict.Interface != truth.Interface {
+		t.Errorf("at %s, want %s", sick.Verdict.Interface, truth.Interface)
+	}
 	if t.Failed() {
 		t.Fatalf("report:\n%s", text(t, sick))
 	}
