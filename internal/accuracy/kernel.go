@@ -102,8 +102,8 @@ func doubt(ctx context.Context, n *lab.Network, c Case, truth lab.Truth, before 
 }
 
 func counterOf(n *lab.Network, truth lab.Truth) string {
-	if truth.Rule.Text != "" {
-		return "" // the rule counts
+	if truth.Rule.Text != "" || truth.Outcome == "unsent" {
+		return "" // the rule counts, or it was the question for a hardware address, which nothing counts
 	}
 	names := counted[truth.Code]
 	if n.Scenario.Target.Is6() {
