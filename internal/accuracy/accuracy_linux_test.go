@@ -92,6 +92,9 @@ func tell(t *testing.T, r *accuracy.Result) {
 	}
 	confusion := r.Confusion()
 	if confusion == "" {
+		if r.Other == accuracy.Missed {
+			t.Logf("%s: the report does not speak of the second fault", r.Case)
+		}
 		return
 	}
 	var text bytes.Buffer

@@ -168,6 +168,7 @@ func (d *Diagnosis) explain(in *Input) {
 			break
 		}
 	}
+	d.Findings = append(d.Findings, s.ahead(v)...)
 	d.Evidence = s.facts
 }
 

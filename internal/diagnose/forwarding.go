@@ -2,8 +2,10 @@ package diagnose
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/pathtrace/pathtrace/internal/path"
+	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/report"
 )
 
@@ -28,13 +30,7 @@ func forwardingOff(s *scene) *cause {
 	if s.end.Drop != nil && s.end.Drop.Reason != "IP_INADDRERRORS" {
 		return nil
 	}
-	on, key := link.Settings.ForwardIPv4, "net.ipv4.conf."+link.Name+".forwarding"
-	if !ns.All.ForwardIPv4 {
-		key = "net.ipv4.ip_forward"
-	}
-	if s.end.Tuple.Dst.Is6() {
-		on, key = ns.All.ForwardIPv6, "net.ipv6.conf.all.forwarding"
-	}
+	on, key := forwards(ns, link, s.end.Tuple.Dst)
 	if on {
 		return nil
 	}
@@ -50,4 +46,16 @@ func forwardingOff(s *scene) *cause {
 		c.advice, c.fix = subject(ns.Name)+" has to forward packets:", []string{line}
 	}
 	return c
+}
+
+// forwards reports whether a namespace forwards what comes in by a link for a
+// target, and which setting says so.
+func forwards(ns *topology.Namespace, link *topology.Link, target netip.Addr) (on bool, key string) {
+	switch {
+	case target.Is6():
+		return ns.All.ForwardIPv6, "net.ipv6.conf.all.forwarding"
+	case !ns.All.ForwardIPv4:
+		return link.Settings.ForwardIPv4, "net.ipv4.ip_forward"
+	}
+	return link.Settings.ForwardIPv4, "net.ipv4.conf." + link.Name + ".forwarding"
 }

@@ -287,9 +287,6 @@ func portBlocked(s *scene) *cause {
 
 // blockedPort is the bridge port on the packet's way that does not forward.
 func (s *scene) blockedPort() (*topology.Namespace, *topology.Link) {
-	blocked := func(l *topology.Link) bool {
-		return l != nil && l.Bridge != "" && l.Up && l.Port != nil && l.Port.State != "" && l.Port.State != "forwarding"
-	}
 	if ns := s.now(s.end.NetNS); ns != nil && s.end.Kind == path.Vanished {
 		// It came in by the port, or had to leave by it.
 		if l := ns.Link(s.end.Interface); blocked(l) && bridgeUp(ns, l) {
@@ -328,6 +325,11 @@ func (s *scene) blockedPort() (*topology.Namespace, *topology.Link) {
 		}
 	}
 	return nil, nil
+}
+
+// blocked reports whether a link is the port of a bridge and does not forward.
+func blocked(l *topology.Link) bool {
+	return l != nil && l.Bridge != "" && l.Up && l.Port != nil && l.Port.State != "" && l.Port.State != "forwarding"
 }
 
 func bridgeUp(ns *topology.Namespace, port *topology.Link) bool {

@@ -32,7 +32,12 @@ func (s *scene) outlook() *outlook {
 	if ns == nil || !s.stuck(ns) {
 		return nil
 	}
-	o := &outlook{ns: ns, query: s.query(ns)}
+	return s.look(ns, s.query(ns))
+}
+
+// look is how a namespace would send a packet on.
+func (s *scene) look(ns *topology.Namespace, q topology.Query) *outlook {
+	o := &outlook{ns: ns, query: q}
 	o.decision = ns.Lookup(o.query)
 	if !s.in.Sensors.Traced[ns.Name] && slices.ContainsFunc(ns.Policy, func(p topology.Policy) bool { return p.MarkMask != 0 }) {
 		o.decision.Undetermined = true // a rule that was not seen may have marked it

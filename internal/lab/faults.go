@@ -22,6 +22,8 @@ type Fault struct {
 	// Root says that only root can make it, outside of user namespaces.
 	Root bool
 
+	// elsewhere says that the probe does not take the scenario's way.
+	elsewhere bool
 	// netns is where it is, outcome what comes of it, without the rule, which
 	// rule gives; nil for a fault that is no rule. The outcome's NetNS is netns
 	// unless it says otherwise. apply makes the fault, given the node of netns;

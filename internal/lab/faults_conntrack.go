@@ -15,7 +15,7 @@ func invalidRule(backend Backend, ipv6 bool, table, chain string) Rule {
 func byHandConntrack() []Fault {
 	asymmetric := func(name, summary string, probe *Probe) Fault {
 		return Fault{
-			Name: name, Summary: summary, netns: HostName, Probe: probe,
+			Name: name, Summary: summary, netns: HostName, Probe: probe, elsewhere: true,
 			outcome: ended("dropped", "reply", "CONNTRACK_INVALID", "forward"),
 			rule: func(backend Backend) Rule {
 				if backend == NFT {

@@ -31,7 +31,7 @@ func (s *Scenario) Certain(a, b *Fault) bool {
 	for _, f := range []*Fault{a, b} {
 		p := s.ProbeOf(f.Name)
 		onTheWay := p.Kind == own.Kind && p.Source == own.Source && p.Target == own.Target && p.Port == own.Port
-		if !onTheWay || s.place(f) < 0 || leg(f) < 0 {
+		if !onTheWay || f.elsewhere || s.place(f) < 0 || leg(f) < 0 {
 			return false
 		}
 	}

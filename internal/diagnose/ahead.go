@@ -1,0 +1,199 @@
+package diagnose
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/pathtrace/pathtrace/internal/topology"
+	"github.com/pathtrace/pathtrace/report"
+)
+
+// longestWay is how many namespaces are followed.
+const longestWay = 16
+
+// ahead says what else on the packet's way would stop it, or its answer, were
+// it not for the cause: what the state of the namespaces tells by itself, from
+// where the packet ended along their routes to the target and back. Where a
+// route is not certain, or what comes next cannot be seen, it ends.
+func (s *scene) ahead(v *report.Verdict) []report.Finding {
+	w := &walk{scene: s, target: s.in.Topology.Target, source: s.in.Probe.Tuple.Src, from: s.end.NetNS}
+	source := s.now(s.in.Topology.Source)
+	if source == nil || !w.target.IsValid() || s.redirectedAnywhere() {
+		return nil
+	}
+	if w.from == "" {
+		w.from = v.NetNS
+	}
+	there := topology.Query{Source: w.source, Target: w.target, Egress: s.in.Topology.Zone, Proto: s.in.Probe.Tuple.Proto}
+	w.reached = false
+	if v.Leg == "reply" {
+		w.hops = s.in.Path.Reply.Hops
+		w.follow(source, there) // only for where it turns
+		w.obstacles, w.reached = nil, false
+	} else {
+		w.hops = s.in.Path.Request.Hops
+		w.follow(source, there)
+		w.hops = nil
+	}
+	if w.turn != nil && w.source.IsValid() {
+		w.follow(w.turn, topology.Query{Source: w.target, Target: w.source, Ingress: w.turnAt, Proto: s.in.Probe.Tuple.Proto})
+	}
+	var found []report.Finding
+	for _, o := range w.obstacles {
+		route := o.code == NoRoute || o.code == RouteBlackhole
+		if o.code == v.Code || route && o.netns == v.NetNS || slices.ContainsFunc(found, func(f report.Finding) bool { return f.Code == o.code && f.Summary == o.words() }) {
+			continue
+		}
+		found = append(found, report.Finding{Code: o.code, Severity: "warning", Summary: o.words(), Fix: append([]string{}, o.fix...), Evidence: []string{o.evidence}})
+	}
+	return found
+}
+
+// redirectedAnywhere reports whether the request's destination was translated:
+// where it was to go then is not looked for.
+func (s *scene) redirectedAnywhere() bool {
+	return slices.ContainsFunc(s.in.Path.Translations, func(t report.Translation) bool { return t.Leg == "request" && t.Field == "destination" })
+}
+
+// obstacle is something in the state of a namespace that stops packets.
+type obstacle struct {
+	code, netns, text, evidence string
+	fix                         []string
+}
+
+func (o *obstacle) words() string {
+	return fmt.Sprintf("Once that is mended, %s is the next to stop it: %s.", the(o.netns), o.text)
+}
+
+// walk follows a packet through the namespaces as they are configured.
+type walk struct {
+	*scene
+	source, target netip.Addr
+	// from is where the packet ended: what comes before it has overcome; reached
+	// says that the walk is there. hops are those where the packet was seen.
+	from      string
+	reached   bool
+	hops      []report.Hop
+	obstacles []obstacle
+	// turn is the last namespace that knows the way back to the source, turnAt
+	// the interface by which the packet leaves it: there the answer is, at the
+	// latest, for the source's own address again.
+	turn   *topology.Namespace
+	turnAt string
+}
+
+// follow goes on until the packet is there, or what comes next is not known.
+func (w *walk) follow(ns *topology.Namespace, q topology.Query) {
+	for range longestWay {
+		o := w.look(ns, q)
+		if o.decision.Undetermined || ns.Local(q.Target) != nil {
+			return
+		}
+		w.reached = w.reached || ns.Name == w.from
+		left := slices.ContainsFunc(w.hops, func(h report.Hop) bool { return h.NetNS == ns.Name && h.Direction == "egress" && h.Interface != "" })
+		if w.reached && !left {
+			w.forwarding(ns, q)
+			w.overlapped(o)
+			w.route(o)
+			w.cable(o)
+		}
+		if o.link != nil && o.owner == nil { // nobody has the next address: it could only be this one
+			if gateway := w.gateway(ns, o.link, q.Target); gateway.IsValid() {
+				o.next, o.owner = gateway, w.now(w.ownerOf(gateway))
+			}
+		}
+		if o.noRoute() { // were there a default route, it could only be this one
+			if o.next, o.link = w.onlyGateway(o); o.link != nil {
+				o.owner = w.now(w.ownerOf(o.next))
+			}
+		}
+		if o.link == nil {
+			return
+		}
+		if q.Target == w.target && w.knowsBack(ns, q) {
+			w.turn, w.turnAt = ns, o.link.Name
+		}
+		if o.owner == nil || o.owner == ns {
+			return
+		}
+		in := o.owner.Local(o.next)
+		ns, q.Ingress = o.owner, in.Name
+	}
+}
+
+// knowsBack reports whether a namespace has a route back to the source by where
+// the packet came in, or had it if no other route took that network.
+func (w *walk) knowsBack(ns *topology.Namespace, q topology.Query) bool {
+	back := ns.Lookup(topology.Query{Source: q.Target, Target: q.Source}).Route
+	return q.Ingress != "" && (back != nil && back.Interface == q.Ingress || onLink(ns.Link(q.Ingress), w.source))
+}
+
+func (w *walk) forwarding(ns *topology.Namespace, q topology.Query) {
+	link := ns.Link(q.Ingress) // nil in the source
+	if link == nil {
+		return
+	}
+	if on, key := forwards(ns, link, q.Target); !on {
+		o := obstacle{code: ForwardingOff, netns: ns.Name, text: fmt.Sprintf("it does not forward (%s = 0)", key), evidence: w.fact("setting", ns.Name, "%s = 0", key)}
+		o.fix = w.commands(ns.Name, nil, fmt.Sprintf("sysctl -w %s=1", key))
+		w.obstacles = append(w.obstacles, o)
+	}
+}
+
+// route looks whether there is one that leads on.
+func (w *walk) route(o *outlook) {
+	nowhere := []string{"blackhole", "unreachable", "prohibit"}
+	add := func(code, text, fact string) {
+		w.obstacles = append(w.obstacles, obstacle{code: code, netns: o.ns.Name, text: text, evidence: w.fact("route", o.ns.Name, "%s", fact)})
+	}
+	switch route, policy := o.decision.Route, o.decision.Policy; {
+	case route != nil && slices.Contains(nowhere, route.Type):
+		add(RouteBlackhole, fmt.Sprintf("its route %q %s", route.Text, typeWords[route.Type]), route.Text)
+	case route == nil && policy != nil && slices.Contains(nowhere, policy.Action):
+		add(RouteBlackhole, fmt.Sprintf("its policy rule %q %s", policy.Text, typeWords[policy.Action]), "policy rule "+policy.Text)
+	case o.noRoute():
+		add(NoRoute, fmt.Sprintf("it has no route to %s", o.query.Target), fmt.Sprintf("no route to %s", o.query.Target))
+	}
+}
+
+// overlapped looks whether a route leads what is for the source elsewhere than
+// to its own network.
+func (w *walk) overlapped(o *outlook) {
+	if o.query.Target != w.source || o.link == nil {
+		return
+	}
+	for i := range o.ns.Links {
+		home := &o.ns.Links[i]
+		owner := w.now(w.ownerOf(w.source))
+		if home.Name == o.link.Name || !home.Up || owner == nil || !onLink(home, w.source) || !w.adjacent(o.ns, home, owner) {
+			continue
+		}
+		w.obstacles = append(w.obstacles, obstacle{
+			code: SubnetOverlap, netns: o.ns.Name, evidence: w.fact("route", o.ns.Name, "%s", o.text()),
+			text: fmt.Sprintf("its route %q takes the answer to %s, which is behind %s", o.text(), w.source, home.Name),
+		})
+	}
+}
+
+// cable looks at the links between a namespace and the next address.
+func (w *walk) cable(o *outlook) {
+	if o.link == nil {
+		return
+	}
+	if port := o.farLink; blocked(port) && bridgeUp(o.far, port) {
+		w.obstacles = append(w.obstacles, obstacle{
+			code: PortBlocked, netns: o.far.Name, text: fmt.Sprintf("its port %s of the bridge %s is %s", port.Name, port.Bridge, port.Port.State),
+			evidence: w.fact("link", o.far.Name, "%s: %s", port.Name, stateOf(port)),
+		})
+	}
+	f := deadLink(o)
+	if f == nil {
+		return
+	}
+	n := obstacle{code: LinkDown, netns: f.ns.Name, text: fmt.Sprintf("its %s %s", f.link.Name, f.how), evidence: w.fact("link", f.ns.Name, "%s: %s", f.link.Name, stateOf(f.link))}
+	if f.fix != "" {
+		n.fix = w.commands(f.ns.Name, []string{f.link.Name}, "ip "+f.fix)
+	}
+	w.obstacles = append(w.obstacles, n)
+}
