@@ -18,8 +18,15 @@ func (r *Resolver) Destinations(ctx context.Context, m Match) ([]netip.Addr, err
 	if err := r.refresh(); err != nil {
 		return nil, err
 	}
+	lines, err := r.natLines(ctx, m.Target.Is6(), func(ch chain) bool { return ch.hook == Prerouting || ch.hook == Output })
+	return destinations(lines, m), err
+}
+
+// natLines are the rules of all nat tables of one version of IP that have a base
+// chain of that kind; with an error, those that could be read.
+func (r *Resolver) natLines(ctx context.Context, ipv6 bool, kind func(chain) bool) ([]string, error) {
 	family := "ip"
-	if m.Target.Is6() {
+	if ipv6 {
 		family = "ip6"
 	}
 	var lines []string
@@ -27,7 +34,7 @@ func (r *Resolver) Destinations(ctx context.Context, m Match) ([]netip.Addr, err
 	seen := make(map[chainKey]bool)
 	for _, ch := range r.chains {
 		table := chainKey{family: ch.family, table: ch.table}
-		if ch.typ != "nat" || ch.hook != Prerouting && ch.hook != Output || ch.family != family && ch.family != "inet" || seen[table] {
+		if ch.typ != "nat" || !kind(ch) || ch.family != family && ch.family != "inet" || seen[table] {
 			continue
 		}
 		seen[table] = true
@@ -41,7 +48,7 @@ func (r *Resolver) Destinations(ctx context.Context, m Match) ([]netip.Addr, err
 	}
 	tables, tables6, err := LegacyTables(r.ns)
 	errs = append(errs, err)
-	if m.Target.Is6() {
+	if ipv6 {
 		tables = tables6
 	}
 	if slices.Contains(tables, "nat") {
@@ -49,7 +56,7 @@ func (r *Resolver) Destinations(ctx context.Context, m Match) ([]netip.Addr, err
 		errs = append(errs, s.err)
 		lines = append(lines, s.table.lines()...)
 	}
-	return destinations(lines, m), errors.Join(errs...)
+	return lines, errors.Join(errs...)
 }
 
 // lines are all rules of a table. It may be called on nil.
