@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -167,6 +168,10 @@ func configure(n *lab.Network, p *lab.Probe, truth lab.Truth) live.Config {
 		cfg.Unresolved = &resolve.Error{Kind: resolve.NoAnswer, Name: "dns.google", Source: p.Source, Said: []resolve.Said{said}}
 	case p.Port != 0:
 		cfg.Target = netip.AddrPortFrom(p.Target, p.Port).String()
+	}
+	if i := slices.Index(p.Flags, "--source-port"); i >= 0 {
+		port, _ := strconv.ParseUint(p.Flags[i+1], 10, 16)
+		cfg.SourcePort = uint16(port)
 	}
 	if i := slices.Index(p.Flags, "--timeout"); i >= 0 {
 		cfg.Timeout, _ = time.ParseDuration(p.Flags[i+1])

@@ -28,6 +28,7 @@ type probeFlags struct {
 	timeout    time.Duration
 	verbose    bool
 	ipv4, ipv6 bool
+	sourcePort uint16
 }
 
 func (f *probeFlags) register(cmd *cobra.Command) {
@@ -46,6 +47,8 @@ func (f *probeFlags) check() error {
 		return fmt.Errorf("-c %d: the number of probes is from 1 to 1000", f.count)
 	case f.timeout <= 0:
 		return fmt.Errorf("--timeout %s: the time must be positive", f.timeout)
+	case f.sourcePort != 0 && f.count > 1:
+		return errors.New("--source-port is for one connection, without -c")
 	}
 	return f.output.check()
 }
@@ -125,6 +128,7 @@ func newTCPCommand(env *environment) *cobra.Command {
 	}
 	flags.register(cmd)
 	flags.registerFamily(cmd)
+	cmd.Flags().Uint16Var(&flags.sourcePort, "source-port", 0, "connect from that `PORT`, as a program does that has one of its own")
 	return cmd
 }
 
@@ -145,7 +149,7 @@ func (f *probeFlags) run(ctx context.Context, env *environment, kind, target, ho
 	}
 	cfg := live.Config{
 		Unresolved: failure,
-		Kind:       kind, Source: source, Target: target, Resolved: resolved, Port: port,
+		Kind:       kind, Source: source, Target: target, Resolved: resolved, Port: port, SourcePort: f.sourcePort,
 		Count: f.count, Timeout: f.timeout, Version: version,
 	}
 	if f.verbose {

@@ -35,6 +35,7 @@ var causes = []func(*scene) *cause{
 	conntrackFull,         // conntrack.go
 	conntrackRace,
 	portsExhausted,
+	conntrackStale, // stale.go
 	conntrackInvalid,
 	shadowedAccept, // shadowed.go
 	routingLoop,    // ttl.go

@@ -83,6 +83,9 @@ type Input struct {
 	// Chains are the base chains of each namespace, read when the outcome was
 	// known; nil when there was no need.
 	Chains map[string][]ruletrace.BaseChain
+	// NAT are the addresses that rules translate to today, in the namespaces of
+	// Path.Older.
+	NAT map[string]ruletrace.NATAddresses
 	// Discovery is what was seen of ARP and neighbour discovery, whoever asked.
 	// It need not be complete.
 	Discovery []capture.Sighting

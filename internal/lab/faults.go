@@ -21,6 +21,8 @@ type Fault struct {
 	NoFix bool
 	// Root says that only root can make it, outside of user namespaces.
 	Root bool
+	// tools are the programs that it takes beside those of the scenario.
+	tools []string
 
 	// elsewhere says that the probe does not take the scenario's way.
 	elsewhere bool

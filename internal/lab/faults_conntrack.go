@@ -2,7 +2,10 @@
 
 package lab
 
-import "net/netip"
+import (
+	"net/netip"
+	"strings"
+)
 
 const unknownFlows = "drop what belongs to no known flow"
 
@@ -42,7 +45,33 @@ func byHandConntrack() []Fault {
 			},
 			apply: guard("forward", "filter + 20", "accept", "ct state invalid drop"),
 		},
+		stale("stale-snat", "the flow is an old one: the host translates it to an address that it had before",
+			connecting("mynamespace", ipv4Target, 80), unanswered("CONNTRACK_STALE"),
+			"-s 172.19.0.2 -d 8.8.8.8 --dport 80 --src-nat 203.0.113.77"),
 	}
+}
+
+// fromPort has a probe be sent from a port of its own, as programs do whose old
+// flows may still be known.
+func fromPort(p *Probe) *Probe {
+	fixed := patiently(p)
+	fixed.Flags = append(fixed.Flags, "--source-port", "40000")
+	return fixed
+}
+
+// stale is a fault of an entry of conntrack on the host that is older than its
+// rules: options are those of conntrack(8), after the state.
+func stale(name, summary string, probe *Probe, outcome Truth, options string) Fault {
+	return Fault{
+		Name: name, Summary: summary, netns: HostName, Probe: fromPort(probe), outcome: outcome, tools: []string{"conntrack"},
+		apply: func(host *node, _ Rule) { host.entry(options) },
+	}
+}
+
+// entry makes an entry of conntrack for a connection from that port that is not
+// answered yet.
+func (n *node) entry(options string) {
+	n.run("", "conntrack", append(strings.Fields("-I -p tcp --state SYN_SENT --timeout 600 --sport 40000"), strings.Fields(options)...)...)
 }
 
 // secondWay gives the requests of mynamespace a way to the internet beside the
@@ -59,7 +88,20 @@ func (n *node) secondWay() {
 // dockerConntrack are those of Docker's bridge.
 func dockerConntrack() []Fault {
 	cnt01 := netip.MustParseAddr("172.17.0.2")
-	return []Fault{{
+	published := connecting("client", lanHost, 8080)
+	return []Fault{stale("stale-dnat", "the flow is an old one: the host sends it to the address that the container had before", published,
+		stopped("CONNTRACK_STALE"), "-s 203.0.113.100 -d 203.0.113.1 --dport 8080 --dst-nat 172.17.0.9:80"), {
+		// Looks alike: the old flow is translated as the rules say, and a rule drops.
+		Name: "old-flow", Summary: "the flow is an old one that is translated as the rules say, and a rule drops it", netns: HostName,
+		Probe: fromPort(published), outcome: dropped("request", "forward"), tools: []string{"conntrack"},
+		rule: func(backend Backend) Rule {
+			return iptablesRule(backend, false, "filter", `-A DOCKER-USER -p tcp -m tcp --dport 80 -m comment --comment "no web" -j DROP`)
+		},
+		apply: func(host *node, rule Rule) {
+			host.entry("-s 203.0.113.100 -d 203.0.113.1 --dport 8080 --dst-nat 172.17.0.2:80")
+			host.insert(rule)
+		},
+	}, {
 		Name: "asymmetric", Summary: "a machine reaches the container by a way of its own, and the host drops the answers as of no known flow", netns: HostName,
 		Probe:   connecting("client", cnt01, 80),
 		outcome: ended("dropped", "reply", "CONNTRACK_INVALID", "forward"),
@@ -86,6 +128,9 @@ func masqueradeConntrack() []Fault {
 		}
 	}
 	return []Fault{
+		stale("stale-snat", "the flow is an old one: the host translates it to an address that it had before",
+			connecting("cnt01", masqueradeTarget, 80), Truth{Outcome: "dropped", Leg: "reply", Code: "CONNTRACK_STALE"},
+			"-s fd5a:ceb9:ed8d:1::2 -d 2001:4860:4860::8888 --dport 80 --src-nat fd5a:ceb9:ed8d:fe0a::77"),
 		drop("invalid-drop", "forward", "filter", "FORWARD", pinging("cnt01", masqueradeTarget)),
 		drop("invalid-drop-mangle", "postrouting", "mangle", "POSTROUTING", pinging("cnt01", masqueradeTarget)),
 		drop("invalid-drop-tcp", "forward", "filter", "FORWARD", connecting("cnt01", masqueradeTarget, 80)),

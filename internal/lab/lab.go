@@ -181,6 +181,9 @@ func (s *Scenario) Tools(options Options) []string {
 			tools = append(tools, rules.tool(false), rules.tool(true))
 		}
 	}
+	for _, fault := range s.Broken(options.Break) {
+		tools = append(tools, fault.tools...)
+	}
 	if options.Seed != 0 {
 		tools = append(tools, "ip", "tc") // decoys
 	}

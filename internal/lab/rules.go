@@ -23,6 +23,8 @@ func (e *ToolError) Error() string {
 		pkg = "nftables"
 	case "ip", "tc":
 		pkg = "iproute2"
+	case "conntrack":
+		pkg = "conntrack"
 	}
 	return fmt.Sprintf("%s is not on PATH: install the package %s, or run make tools and put build/tools/bin first on PATH", e.Tool, pkg)
 }

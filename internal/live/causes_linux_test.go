@@ -3,6 +3,7 @@ package live_test
 import (
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -87,6 +88,10 @@ func probing(n *lab.Network, p *lab.Probe) live.Config {
 		cfg.Unresolved = &resolve.Error{Kind: resolve.NoAnswer, Name: "dns.google", Source: p.Source, Said: []resolve.Said{said}}
 	case p.Port != 0:
 		cfg.Target = netip.AddrPortFrom(p.Target, p.Port).String()
+	}
+	if i := slices.Index(p.Flags, "--source-port"); i >= 0 {
+		port, _ := strconv.ParseUint(p.Flags[i+1], 10, 16)
+		cfg.SourcePort = uint16(port)
 	}
 	if i := slices.Index(p.Flags, "--timeout"); i >= 0 {
 		cfg.Timeout, _ = time.ParseDuration(p.Flags[i+1])

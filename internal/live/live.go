@@ -24,6 +24,7 @@ import (
 	"github.com/pathtrace/pathtrace/internal/path"
 	"github.com/pathtrace/pathtrace/internal/resolve"
 	"github.com/pathtrace/pathtrace/internal/topology"
+	"github.com/pathtrace/pathtrace/nat"
 	"github.com/pathtrace/pathtrace/report"
 	"github.com/pathtrace/pathtrace/ruletrace"
 )
@@ -46,8 +47,9 @@ type Config struct {
 	// to the first server that was asked is traced in place of the probe, and
 	// Resolved is not used.
 	Unresolved *resolve.Error
-	// Port is the TCP port; 0 for pings.
-	Port uint16
+	// Port is the TCP port; 0 for pings. SourcePort is the one that is sent from;
+	// 0 lets the kernel choose.
+	Port, SourcePort uint16
 	// Count is the number of probes; 0 means one.
 	Count int
 	// Timeout is how long each answer is waited for; 0 means 5 s.
@@ -134,6 +136,7 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 	if !replied {
 		ending.Go(func() { r.after = handles.Reread() })
 		ending.Go(r.readChains)
+		ending.Go(r.lookUp)
 	}
 	ending.Wait()
 	out := r.report(started, tries)
@@ -150,8 +153,11 @@ type run struct {
 	// after is the snapshot once more, when a probe was not answered.
 	after *topology.Snapshot
 	// chains are the base chains of each namespace, read with after.
-	chains   map[string][]ruletrace.BaseChain
-	stations []*station
+	chains map[string][]ruletrace.BaseChain
+	// translators are the addresses that rules translate to, in namespaces with a
+	// flow that is older than the probe, read with after.
+	translators map[string]ruletrace.NATAddresses
+	stations    []*station
 	// resolvers read rules, one for each namespace.
 	resolvers map[string]*ruletrace.Resolver
 	drops     *drops
@@ -359,6 +365,39 @@ func (r *run) readChains() {
 	reading.Wait()
 }
 
+// maxLookUps bounds how many flows are asked for in each namespace.
+const maxLookUps = 8
+
+// lookUp asks for the flows of the probes that no event told the beginning of:
+// they were there before. What their rules are today is read beside them.
+func (r *run) lookUp() {
+	ctx, cancel := context.WithTimeout(context.Background(), resolveLimit)
+	defer cancel()
+	seen := r.evidence.input()
+	r.translators = make(map[string]ruletrace.NATAddresses)
+	var lock sync.Mutex
+	var asking sync.WaitGroup
+	for _, s := range r.stations {
+		asking.Go(func() {
+			older := s.older(seen)
+			for _, f := range older {
+				r.evidence.event(nat.Event{Kind: nat.Existing, Flow: f})
+			}
+			if len(older) == 0 {
+				return
+			}
+			found, err := r.resolvers[s.name].NAT(ctx, r.topo.Target.Is6())
+			if err != nil {
+				r.cfg.Log("%s: read what rules translate to: %v", s.name, err)
+			}
+			lock.Lock()
+			defer lock.Unlock()
+			r.translators[s.name] = found
+		})
+	}
+	asking.Wait()
+}
+
 // count keeps what the sensors have counted: they are about to close.
 func (r *run) count() {
 	for _, s := range r.stations {
@@ -393,7 +432,7 @@ func (r *run) report(started time.Time, tries []try) *report.Report {
 		t := &tries[i]
 		t.path = r.join(t.probe)
 		t.diagnosis = diagnose.Diagnose(diagnose.Input{
-			Path: t.path, Topology: r.topo, After: r.after, Probe: t.probe, Waited: r.cfg.Timeout, Sensors: r.sensed(), Chains: r.chains, Discovery: r.evidence.discovered(),
+			Path: t.path, Topology: r.topo, After: r.after, Probe: t.probe, Waited: r.cfg.Timeout, Sensors: r.sensed(), Chains: r.chains, NAT: r.translators, Discovery: r.evidence.discovered(),
 			SendError: t.sendError, Interrupted: t.interrupted, Enter: r.enter(), Name: r.name(),
 		})
 	}

@@ -28,10 +28,11 @@ type probes struct {
 
 func newProbes(cfg *Config, netns string) (*probes, error) {
 	p := &probes{netns: netns, target: cfg.Resolved.Address, port: cfg.Port}
-	config := probe.Config{NetNS: cfg.Source.NetNS, Target: cfg.Resolved.Address, Zone: cfg.Resolved.Zone, Port: cfg.Port}
+	config := probe.Config{NetNS: cfg.Source.NetNS, Target: cfg.Resolved.Address, Zone: cfg.Resolved.Zone, Port: cfg.Port, SourcePort: cfg.SourcePort}
 	var err error
 	switch {
 	case cfg.Unresolved != nil:
+		config.SourcePort = 0
 		p.query, err = probe.NewUDP(config, cfg.Unresolved.Query())
 		return p, err
 	case cfg.Kind != "tcp":

@@ -12,8 +12,10 @@ import (
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/netns"
 	"github.com/pathtrace/pathtrace/internal/nfsocket"
+	"github.com/pathtrace/pathtrace/internal/path"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/nat"
+	"github.com/pathtrace/pathtrace/packet"
 	"github.com/pathtrace/pathtrace/report"
 	"github.com/pathtrace/pathtrace/ruletrace"
 )
@@ -174,8 +176,41 @@ func (s *station) resync(ctx context.Context, to *collector) {
 		s.fail(sensorConntrack, err)
 	}
 	for _, f := range flows {
-		to.event(nat.Event{Kind: nat.Existing, Flow: f})
+		to.event(nat.Event{Kind: nat.Existing, Flow: f, Resync: true})
 	}
+}
+
+// older asks for the flows that packets of the probes belong to here and of
+// whose beginning no event told although none was lost.
+func (s *station) older(seen path.Input) []nat.Flow {
+	if s.socket == nil || s.overruns > 0 || s.reason(sensorConntrack) != nil {
+		return nil
+	}
+	var asked []packet.Tuple
+	var found []nat.Flow
+	for i := range seen.Sightings {
+		t := seen.Sightings[i].Header.Tuple
+		if seen.Sightings[i].Point.NetNS != s.name || seen.Sightings[i].Header.IsICMPError() || slices.Contains(asked, t) || len(asked) == maxLookUps {
+			continue
+		}
+		asked = append(asked, t)
+		begun := func(e nat.Event) bool {
+			_, ok := e.Flow.Matches(t)
+			return ok && e.Flow.NetNS == s.name && e.Kind == nat.New
+		}
+		if slices.ContainsFunc(seen.Events, begun) {
+			continue
+		}
+		f, ok, err := nat.Get(s.handle, s.name, t)
+		if err != nil {
+			s.fail(sensorConntrack, err)
+			return found
+		}
+		if ok && !slices.ContainsFunc(found, func(other nat.Flow) bool { return other.ID == f.ID }) {
+			found = append(found, f)
+		}
+	}
+	return found
 }
 
 // resolve fills in the rules of this namespace's hits.

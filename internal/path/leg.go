@@ -28,8 +28,23 @@ func Join(in Input) *Path {
 		}
 	}
 	p.Translations = j.translations
+	p.Older = j.older(&request)
 	p.Evidence = j.ledger.entries
 	return p
+}
+
+// older are the flows that a packet belongs to and that were there before it, in
+// the order in which it meets them.
+func (j *joiner) older(t *trail) []Older {
+	var all []Older
+	for _, netns := range j.netnsOrder("request") {
+		for _, e := range t.flows[netns] {
+			if e.Kind == nat.Existing && !e.Resync {
+				all = append(all, Older{Flow: e.Flow, Evidence: j.ledger.event(&e)})
+			}
+		}
+	}
+	return all
 }
 
 type joiner struct {
@@ -382,6 +397,9 @@ func (j *joiner) conntrack(leg string, t *trail, v *visit, before []element) []e
 			}
 		case e.Kind == nat.Existing && leg == "request":
 			s.Text, at.stage = "the flow is in the table; no event of its beginning was seen", stagePrerouting
+			if !e.Resync {
+				s.Text = "the flow was in the table before"
+			}
 			s.Dull = false
 		case e.Kind == nat.Update && leg == "reply" && !errorTrail(t):
 			s.Text, at.stage = "UPDATE (answer seen)", stagePrerouting

@@ -51,7 +51,15 @@ type Path struct {
 	// error or reset that ended the exchange.
 	Answer       Answer
 	Translations []report.Translation
-	Evidence     []report.Evidence
+	// Older are the flows of the request that were in the table before it.
+	Older    []Older
+	Evidence []report.Evidence
+}
+
+// Older is a flow of which no event told the beginning although none was lost.
+type Older struct {
+	Flow     nat.Flow
+	Evidence string
 }
 
 // Leg is one direction.

@@ -39,6 +39,9 @@ type Config struct {
 	Zone   string
 	// Port is the target's port; pings have none.
 	Port uint16
+	// SourcePort is the port that is sent from; 0 lets the kernel choose a free
+	// one. Pings have none.
+	SourcePort uint16
 	// Size is the number of bytes of echo data, at least NonceSize; 0 means
 	// 56, as ping sends.
 	Size int
@@ -203,9 +206,9 @@ func (t *TCP) Close() error { return t.conn.Close() }
 // bind takes a port for a socket, but no address: that is left to the kernel,
 // which may choose by the target.
 func (c *Config) bind(conn *socket.Conn) (uint16, error) {
-	var wildcard unix.Sockaddr = &unix.SockaddrInet4{}
+	var wildcard unix.Sockaddr = &unix.SockaddrInet4{Port: int(c.SourcePort)}
 	if c.Target.Is6() {
-		wildcard = &unix.SockaddrInet6{}
+		wildcard = &unix.SockaddrInet6{Port: int(c.SourcePort)}
 	}
 	if err := conn.Bind(wildcard); err != nil {
 		return 0, err
