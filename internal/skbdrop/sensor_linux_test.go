@@ -273,8 +273,8 @@ func TestReasons(t *testing.T) {
 				return run("nft", "add table netdev t; add chain netdev t c { type filter hook ingress device to1 priority 0; }; add rule netdev t c icmp type echo-request drop")
 			},
 		},
-		{name: "tc, coming in", target: far, netns: "router", iface: "to1", want: "TC_INGRESS@sch_handle_ingress", change: classify("to1", "ingress")},
-		{name: "tc, going out, IPv6", target: far6, netns: "router", iface: "to2", want: "TC_EGRESS@__dev_queue_xmit", change: classify("to2", "egress")},
+		{name: "tc, coming in", target: far, netns: "router", iface: "to1", want: "TC_INGRESS@__netif_receive_skb_core", change: classify("to1", "ingress")},
+		{name: "tc, going out", target: far, netns: "router", iface: "to2", want: "TC_EGRESS@__dev_queue_xmit", change: classify("to2", "egress")},
 		{name: "XDP", target: far, netns: "router", iface: "to1", want: "NOT_SPECIFIED@do_xdp_generic", change: swallow("to1")},
 	}
 	for _, tt := range tests {
@@ -316,16 +316,16 @@ func TestReasons(t *testing.T) {
 	}
 }
 
-// classify has a filter of tc drop everything at a link, in one direction.
+// classify has a filter of tc drop all of IPv4 at a link, in one direction.
 func classify(link, side string) func() error {
 	return func() error {
 		return errors.Join(run("tc", "qdisc", "add", "dev", link, "clsact"),
-			run("tc", "filter", "add", "dev", link, side, "bpf", "direct-action", "bytecode", "1,6 0 0 2"))
+			run("tc", "filter", "add", "dev", link, side, "protocol", "ip", "bpf", "direct-action", "bytecode", "1,6 0 0 2"))
 	}
 }
 
-// swallow has an XDP program of the generic form drop everything but ARP, of
-// which the router needs none.
+// swallow has an XDP program of the generic form drop everything, also ARP, of
+// which the source needs none.
 func swallow(name string) func() error {
 	return func() error {
 		program, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "Apache-2.0", Instructions: asm.Instructions{
