@@ -52,6 +52,7 @@ var causes = []func(*scene) *cause{
 	sourceUnknown,
 	pingsIgnored,
 	noListener, // dnat.go
+	filterCounted, // hooks.go
 }
 
 // cause is why a leg ended. What is empty stays as the sensors' verdict has it.

@@ -107,9 +107,9 @@ func programText(p *topology.XDP) string {
 	return text
 }
 
-// ingressFiltered: a filter of tc at a link dropped the packet, or a chain at a
-// device of which the trace did not tell. A rule of such a chain that was traced
-// is the sensors' own verdict.
+// ingressFiltered: the kernel says that a filter of tc at a link dropped the
+// packet, or a chain at a device did of which the trace did not tell. A rule of
+// such a chain that was traced is the sensors' own verdict.
 func ingressFiltered(s *scene) *cause {
 	if c := s.deviceChain(); c != nil {
 		return c
@@ -119,6 +119,13 @@ func ingressFiltered(s *scene) *cause {
 			return s.filteredAt(g, egress, report.Observed)
 		}
 	}
+	return nil
+}
+
+// filterCounted: the packet ended at a link whose filters of tc dropped a packet
+// meanwhile, and the kernel told no reason. The counter may be another packet's,
+// so whatever else is proven comes first.
+func filterCounted(s *scene) *cause {
 	if s.end.Drop != nil || s.end.Kind != path.Vanished && s.end.Kind != path.Unseen {
 		return nil
 	}

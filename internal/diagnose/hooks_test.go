@@ -123,6 +123,15 @@ func TestHookCauses(t *testing.T) {
 				return o
 			}, want{Code: diagnose.KernelDrop, NetNS: topology.HostName, Interface: "docker0", Confidence: report.Reconstructed},
 		}, {
+			"a filter that dropped something while forwarding is off", func() *outward {
+				o := at(nil)
+				o.filters("docker0", 1, in)
+				for _, snapshot := range []*topology.Snapshot{o.input.Topology, o.input.After} {
+					snapshot.Namespace(topology.HostName).Link("docker0").Settings.ForwardIPv4 = false
+				}
+				return o
+			}, want{diagnose.ForwardingOff, topology.HostName, "docker0", "sysctl -w net.ipv4.conf.docker0.forwarding=1", report.Reconstructed},
+		}, {
 			"a filter that dropped something after the packet was past it", func() *outward {
 				o := at(nil)
 				o.filters("docker0", 1, in)

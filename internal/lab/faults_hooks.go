@@ -10,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -89,6 +90,11 @@ func (p hookPlace) faults() []Fault {
 			Name: "tc-out@" + p.source, Summary: "a filter of tc in " + p.source + " drops what it sends", netns: p.source, Probe: patiently(ping),
 			outcome: ended("dropped", "request", "INGRESS_FILTERED", "").by(p.sourceOut),
 			apply:   func(n *node, _ Rule) { n.filterEcho(p.sourceOut, "egress", p.ipv6(), "request") },
+		},
+		{
+			Name: "tcx-drop", Summary: "a program of tcx drops requests at the interface by which they come in", netns: HostName, Probe: ping, Root: true, NoFix: true,
+			outcome: ended("dropped", "request", "INGRESS_FILTERED", "").by(p.in),
+			apply:   func(n *node, _ Rule) { n.tcx(p.in, p.ipv6(), "request") },
 		},
 		{
 			// Looks alike: the filter passes everything, and a rule drops later.
@@ -250,11 +256,11 @@ func (n *node) filter(name, side string, program classic) {
 // classifies reports whether filters can be added to a link already.
 func (n *node) classifies(name string) (yes bool) {
 	n.do("list the queueing disciplines of "+name, func() error {
-		link, err := n.link(name)
+		at, err := n.link(name)
 		if err != nil {
 			return err
 		}
-		all, err := retry(func() ([]netlink.Qdisc, error) { return n.handle.QdiscList(link) })
+		all, err := retry(func() ([]netlink.Qdisc, error) { return n.handle.QdiscList(at) })
 		yes = slices.ContainsFunc(all, func(q netlink.Qdisc) bool { return q.Type() == "clsact" })
 		return err
 	})
@@ -275,11 +281,37 @@ func (n *node) attach(name string, program asm.Instructions) {
 			return &RootError{Err: err}
 		}
 		defer loaded.Close() //nolint:errcheck // the link holds it
-		link, err := n.link(name)
+		at, err := n.link(name)
 		if err != nil {
 			return err
 		}
-		return n.ns.Do(func() error { return netlink.LinkSetXdpFdWithFlags(link, loaded.FD(), unix.XDP_FLAGS_SKB_MODE) })
+		return n.ns.Do(func() error { return netlink.LinkSetXdpFdWithFlags(at, loaded.FD(), unix.XDP_FLAGS_SKB_MODE) })
+	})
+}
+
+// tcx attaches a program to a link, in place of a filter of tc, that drops echo
+// requests or replies. It is there until the network is closed.
+func (n *node) tcx(name string, ipv6 bool, leg string) {
+	n.do(fmt.Sprintf("attach a program to %s in %s", name, n.name), func() error {
+		loaded, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+			Name: "no_echo", Type: ebpf.SchedCLS, License: "Apache-2.0",
+			Instructions: echoProgram(ipv6, leg, 76, 80, verdictShot, -1), // struct __sk_buff
+		})
+		if err != nil {
+			return &RootError{Err: err}
+		}
+		defer loaded.Close() //nolint:errcheck // the link holds it
+		at, err := n.link(name)
+		if err != nil {
+			return err
+		}
+		return n.ns.Do(func() error {
+			attached, err := link.AttachTCX(link.TCXOptions{Interface: at.Attrs().Index, Program: loaded, Attach: ebpf.AttachTCXIngress})
+			if err == nil {
+				n.undo(attached.Close)
+			}
+			return err
+		})
 	})
 }
 
@@ -301,12 +333,19 @@ const (
 	xdpPass = 2
 )
 
-// dropEcho drops echo requests or replies and passes the rest.
+// dropEcho is an XDP program that drops echo requests or replies.
 func dropEcho(ipv6 bool, leg string) asm.Instructions {
+	return echoProgram(ipv6, leg, 0, 4, xdpDrop, xdpPass) // struct xdp_md
+}
+
+// echoProgram is a program that finds the packet, and its end, at these places of
+// what it is given, and has one verdict for echo requests or replies and another
+// for the rest.
+func echoProgram(ipv6 bool, leg string, data, end int16, verdict, otherwise int32) asm.Instructions {
 	etherType, protocolAt, typeAt, protocol, kind := echoAt(ipv6, leg)
 	return asm.Instructions{
-		asm.LoadMem(asm.R2, asm.R1, 0, asm.Word), // data
-		asm.LoadMem(asm.R3, asm.R1, 4, asm.Word), // its end
+		asm.LoadMem(asm.R2, asm.R1, data, asm.Word),
+		asm.LoadMem(asm.R3, asm.R1, end, asm.Word),
 		asm.Mov.Reg(asm.R4, asm.R2),
 		asm.Add.Imm(asm.R4, int32(typeAt)+1),
 		asm.JGT.Reg(asm.R4, asm.R3, "pass"),
@@ -317,9 +356,9 @@ func dropEcho(ipv6 bool, leg string) asm.Instructions {
 		asm.JNE.Imm(asm.R5, int32(protocol), "pass"),
 		asm.LoadMem(asm.R5, asm.R2, typeAt, asm.Byte),
 		asm.JNE.Imm(asm.R5, int32(kind), "pass"),
-		asm.Mov.Imm(asm.R0, xdpDrop),
+		asm.Mov.Imm(asm.R0, verdict),
 		asm.Return(),
-		asm.Mov.Imm(asm.R0, xdpPass).WithSymbol("pass"),
+		asm.Mov.Imm(asm.R0, otherwise).WithSymbol("pass"),
 		asm.Return(),
 	}
 }
