@@ -45,16 +45,19 @@ type Config struct {
 	// Size is the number of bytes of echo data, at least NonceSize; 0 means
 	// 56, as ping sends.
 	Size int
-	// DontFragment makes the kernel refuse a packet that is larger than the
-	// MTU on its way, in place of fragmenting it here.
+	// DontFragment lets nobody fragment a ping, this kernel included. What an
+	// earlier ICMP error said of the path's MTU does not count: the packet is to
+	// come to the narrow place again.
 	DontFragment bool
 }
 
 const (
 	// NonceSize is the number of random bytes at the start of an echo's data.
-	NonceSize   = 16
-	defaultSize = 56
-	maxSize     = 65507 - 8 // IPv4's total length, less both headers
+	NonceSize = 16
+	// DefaultSize is that of Config.Size.
+	DefaultSize = 56
+	// MaxSize is the most that fits: IPv4's total length, less both headers.
+	MaxSize = 65507
 )
 
 // Ping sends echo requests.
@@ -63,27 +66,28 @@ type Ping struct {
 	ID uint16
 	// Nonce is the start of the echo data: NonceSize random bytes.
 	Nonce []byte
+	// Size is the number of bytes of echo data.
+	Size int
 
 	conn  *socket.Conn
 	to    unix.Sockaddr
 	tuple packet.Tuple
-	size  int
 }
 
 // NewPing opens the socket. Without CAP_NET_RAW the error is
 // fs.ErrPermission. It sends nothing.
 func NewPing(config Config) (*Ping, error) {
 	if config.Size == 0 {
-		config.Size = defaultSize
+		config.Size = DefaultSize
 	}
-	if config.Size < NonceSize || config.Size > maxSize {
-		return nil, fmt.Errorf("ping with %d bytes of data: the size is from %d to %d", config.Size, NonceSize, maxSize)
+	if config.Size < NonceSize || config.Size > MaxSize {
+		return nil, fmt.Errorf("ping with %d bytes of data: the size is from %d to %d", config.Size, NonceSize, MaxSize)
 	}
 	to, err := config.address()
 	if err != nil {
 		return nil, err
 	}
-	p := &Ping{to: to, size: config.Size, Nonce: make([]byte, NonceSize)}
+	p := &Ping{to: to, Size: config.Size, Nonce: make([]byte, NonceSize)}
 	random := make([]byte, 2)
 	for p.ID == 0 {
 		// rand.Read never fails.
@@ -127,7 +131,7 @@ func (p *Ping) Tuple() packet.Tuple { return p.tuple }
 // without a route, unix.EPERM when a rule of the namespace drops it,
 // unix.EMSGSIZE when it is too big.
 func (p *Ping) Send(ctx context.Context, seq uint16) error {
-	data := make([]byte, p.size)
+	data := make([]byte, p.Size)
 	for i := copy(data, p.Nonce); i < len(data); i++ {
 		data[i] = byte(i)
 	}
@@ -148,60 +152,6 @@ func (p *Ping) Send(ctx context.Context, seq uint16) error {
 
 // Close releases the socket. It may be called twice.
 func (p *Ping) Close() error { return p.conn.Close() }
-
-// TCP opens one connection.
-type TCP struct {
-	conn  *socket.Conn
-	to    unix.Sockaddr
-	tuple packet.Tuple
-}
-
-// NewTCP takes a port of its own, so that the tuple is known. It sends nothing.
-func NewTCP(config Config) (*TCP, error) {
-	to, err := config.address()
-	if err != nil {
-		return nil, err
-	}
-	t := &TCP{to: to, tuple: packet.Tuple{Proto: packet.TCP, Src: config.source(to), Dst: config.Target, DstPort: config.Port}}
-	if t.conn, err = config.open(unix.SOCK_STREAM, unix.IPPROTO_TCP); err != nil {
-		return nil, fmt.Errorf("open a TCP socket: %w", err)
-	}
-	if t.tuple.SrcPort, err = config.bind(t.conn); err != nil {
-		return nil, errors.Join(fmt.Errorf("take a TCP port: %w", err), t.conn.Close())
-	}
-	return t, nil
-}
-
-// Tuple is that of the connection as it leaves the namespace. Its source
-// address is the one that the kernel chooses, invalid when it knows no route.
-func (t *TCP) Tuple() packet.Tuple { return t.tuple }
-
-// Start sends the first SYN; the kernel repeats it until Close, and completes
-// the connection by itself. The error is the kernel's: unix.ENETUNREACH
-// without a route, unix.EPERM when a rule of the namespace drops it.
-func (t *TCP) Start(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	raw, err := t.conn.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("connect: %w", err)
-	}
-	var connectErr error
-	if err := raw.Control(func(fd uintptr) { connectErr = unix.Connect(int(fd), t.to) }); err != nil {
-		return fmt.Errorf("connect: %w", err)
-	}
-	if connectErr != nil && !errors.Is(connectErr, unix.EINPROGRESS) {
-		return fmt.Errorf("connect: %w", connectErr)
-	}
-	return nil
-}
-
-// Close closes the connection in good order: an established one with a FIN, as
-// a client that has nothing to ask. (A RST would save the kernel a minute of
-// TIME_WAIT and look like a fault in the far end's log.) An attempt ends
-// without a packet. It may be called twice.
-func (t *TCP) Close() error { return t.conn.Close() }
 
 // bind takes a port for a socket, but no address: that is left to the kernel,
 // which may choose by the target.
@@ -236,10 +186,10 @@ func (c *Config) open(kind, protocol int) (*socket.Conn, error) {
 	}
 	if c.DontFragment {
 		if family == unix.AF_INET {
-			err = conn.SetsockoptInt(unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO)
+			err = conn.SetsockoptInt(unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
 		} else {
 			err = errors.Join(
-				conn.SetsockoptInt(unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO),
+				conn.SetsockoptInt(unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE),
 				conn.SetsockoptInt(unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, 1))
 		}
 		if err != nil {

@@ -4,6 +4,7 @@ package probe
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -218,7 +219,7 @@ func TestConfigErrors(t *testing.T) {
 		"mapped target":     {NetNS: near, Target: netip.MustParseAddr("::ffff:192.0.2.2")},
 		"no such interface": {NetNS: near, Target: netip.MustParseAddr("fe80::2"), Zone: "eth9"},
 		"no room for nonce": {NetNS: near, Target: netip.MustParseAddr("192.0.2.2"), Size: NonceSize - 1},
-		"too large":         {NetNS: near, Target: netip.MustParseAddr("192.0.2.2"), Size: maxSize + 1},
+		"too large":         {NetNS: near, Target: netip.MustParseAddr("192.0.2.2"), Size: MaxSize + 1},
 	} {
 		if ping, err := NewPing(config); err == nil {
 			t.Errorf("%s: no error", name)
@@ -276,5 +277,74 @@ func TestTCP(t *testing.T) {
 				t.Errorf("the far end reads %d bytes, %v", n, err)
 			}
 		})
+	}
+}
+
+// TestSend sends data in segments of their own, and gives up with a reset.
+func TestSend(t *testing.T) {
+	near, far := pair(t)
+	var listener net.Listener
+	if err := far.Do(func() (err error) {
+		listener, err = net.Listen("tcp4", ":0")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	port := uint16(listener.Addr().(*net.TCPAddr).Port)
+	tcp, err := NewTCP(Config{NetNS: near, Target: netip.MustParseAddr("192.0.2.2"), Port: port})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := tcp.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	const timestamps = 12
+	if size, err := tcp.Established(ctx); err != nil || size != 1500-40-timestamps {
+		t.Fatalf("a full-size segment holds %d bytes (%v), want %d", size, err, 1500-40-timestamps)
+	}
+	conn, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	const bytes = 1 << 18 // more than a socket takes at once
+	received := make(chan error, 1)
+	go func() {
+		_, err := io.CopyN(io.Discard, conn, bytes)
+		received <- err
+	}()
+	if err := errors.Join(tcp.Send(ctx, bytes), <-received); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(tcp.Abort(), tcp.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the far end sees %v, want a reset", err)
+	}
+}
+
+// Nobody answers, so there is no connection to send data over.
+func TestNotEstablished(t *testing.T) {
+	near, _ := pair(t)
+	tcp, err := NewTCP(Config{NetNS: near, Target: netip.MustParseAddr("192.0.2.77"), Port: 9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := tcp.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if size, err := tcp.Established(ctx); err == nil {
+		t.Errorf("established, with segments of %d bytes", size)
 	}
 }
