@@ -23,6 +23,7 @@ func (j *joiner) answer(kind AnswerKind, t *trail) Answer {
 	switch kind {
 	case Error:
 		a.Text = ErrorText(t.seed.Tuple)
+		a.TooBig, a.MTU = TooBig(&t.seed), t.seed.MTU
 	case Reset:
 		a.Text = "connection refused (RST)"
 	}

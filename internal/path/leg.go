@@ -27,6 +27,12 @@ func Join(in Input) *Path {
 			p.Answer.Unexpected = unexpected(in.Probe, &request, &p.Reply.End)
 		}
 	}
+	switch {
+	case in.Probe.Segment != nil:
+		p.Sending = j.sending()
+	case in.Probe.Tuple.Proto == packet.TCP:
+		j.shrunk(&p.Request, &request)
+	}
 	p.Translations = j.translations
 	p.Older = j.older(&request)
 	p.Evidence = j.ledger.entries
@@ -127,6 +133,7 @@ func (j *joiner) stays(leg string, t *trail) []stay {
 				here = append(here, i)
 			}
 		}
+		hits = j.once(hits, max(len(here), 1))
 		if len(here) == 0 {
 			at := j.place(leg, netns, all)
 			all = slices.Insert(all, at, stay{visit: visit{netns: netns}, hits: hits})
@@ -140,6 +147,26 @@ func (j *joiner) stays(leg string, t *trail) []stay {
 		}
 	}
 	return all
+}
+
+// once leaves out the hits of a packet's retransmissions, of which content may
+// tell no difference: a packet that stays in a namespace n times meets the rule
+// that it meets first no more often.
+func (j *joiner) once(hits []ruletrace.Hit, n int) []ruletrace.Hit {
+	if j.in.Probe.Segment == nil {
+		return hits
+	}
+	first, met := make(map[bool]ruletrace.Hit), make(map[bool]int) // by socket
+	return slices.DeleteFunc(slices.Clone(hits), func(h ruletrace.Hit) bool {
+		f, ok := first[h.Legacy]
+		if !ok {
+			f, first[h.Legacy] = h, h
+		}
+		if h.Hook == f.Hook && h.Kind == f.Kind && h.Ingress == f.Ingress && h.Rule == f.Rule {
+			met[h.Legacy]++
+		}
+		return met[h.Legacy] > n
+	})
 }
 
 // netnsOrder lists the namespaces in the order in which the leg meets them.
@@ -382,6 +409,7 @@ func (j *joiner) hitStep(h *ruletrace.Hit) *step {
 // update with the answer that caused it.
 func (j *joiner) conntrack(leg string, t *trail, v *visit, before []element) []element {
 	var all []element
+	updated := false
 	for _, e := range t.flows[v.netns] {
 		translated := len(e.Flow.Translations()) > 0
 		s := &step{Step: report.Step{Kind: "conntrack", Confidence: report.Observed, Dull: !translated}}
@@ -401,7 +429,8 @@ func (j *joiner) conntrack(leg string, t *trail, v *visit, before []element) []e
 				s.Text = "the flow was in the table before"
 			}
 			s.Dull = false
-		case e.Kind == nat.Update && leg == "reply" && !errorTrail(t):
+		case e.Kind == nat.Update && leg == "reply" && !errorTrail(t) && !updated: // later packets bring more
+			updated = true
 			s.Text, at.stage = "UPDATE (answer seen)", stagePrerouting
 			s.Dull = true
 		default:

@@ -42,6 +42,12 @@ type Probe struct {
 	// Unused for TCP.
 	ICMPSeq uint16
 	Nonce   []byte
+	// Length is that of the packet with its IP header; 0 where it is not known
+	// before it is sent.
+	Length int
+	// Segment is set where the packet is data on a TCP connection and not the
+	// connection's beginning.
+	Segment *Segment
 }
 
 // Path is the way of one probe and of what came back.
@@ -49,7 +55,10 @@ type Path struct {
 	Request, Reply Leg
 	// Answer says what the reply leg is: an answer of the target, or an ICMP
 	// error or reset that ended the exchange.
-	Answer       Answer
+	Answer Answer
+	// Sending says how a segment fared beside the rest of its connection; nil
+	// when the probe is none.
+	Sending      *Sending
 	Translations []report.Translation
 	// Older are the flows of the request that were in the table before it.
 	Older    []Older
@@ -80,6 +89,10 @@ type Answer struct {
 	// what it says.
 	By   netip.Addr
 	Text string
+	// TooBig says that the error is about the request's size, MTU is what it
+	// says the way on carries; 0 when it does not.
+	TooBig bool
+	MTU    int
 	// NetNS is the namespace that made the error, empty when it came from
 	// beyond what is visible.
 	NetNS string

@@ -75,6 +75,9 @@ func isProbe(h *packet.Header, p Probe) bool {
 	}
 	switch p.Tuple.Proto {
 	case packet.TCP:
+		if p.Segment != nil {
+			return p.Segment.is(h)
+		}
 		return h.Flags.Has(packet.SYN) && !h.Flags.Has(packet.ACK)
 	case packet.UDP:
 		return isOf(h, p)
@@ -169,6 +172,8 @@ func answers(h *packet.Header, p Probe, request *trail) AnswerKind {
 			return Error
 		}
 	case h.Tuple.Proto != p.Tuple.Proto:
+	case p.Segment != nil:
+		return p.Segment.answers(h, request)
 	case p.Tuple.Proto == packet.TCP:
 		if !h.Flags.Has(packet.ACK) || h.Ack != request.seed.Seq+1 || !request.sentFrom(h.Tuple) {
 			return None

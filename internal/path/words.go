@@ -33,6 +33,9 @@ func Describe(h *packet.Header) string {
 		}
 		return fmt.Sprintf("%s type %d code %d", name, t.ICMPType, t.ICMPCode)
 	case packet.TCP:
+		if h.DataLength > 0 {
+			return fmt.Sprintf("TCP %s with %d bytes", flagNames(h.Flags), h.DataLength)
+		}
 		return "TCP " + flagNames(h.Flags)
 	}
 	return strings.ToUpper(t.Proto.String())
