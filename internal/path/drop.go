@@ -28,7 +28,7 @@ func (t *trail) dropsOf(in *Input, seen []capture.Sighting) []skbdrop.Drop {
 		if in.Topology.Namespace(d.NetNS) == nil || skbdrop.Benign(d) || at(seen, d.NetNS) && !at(t.sightings, d.NetNS) {
 			continue
 		}
-		switch t.seed.Compare(&d.Header) {
+		switch in.compare(&t.seed, &d.Header) {
 		case packet.Same:
 		case packet.Compatible:
 			if !t.knows(d.Header.Tuple) {

@@ -6,7 +6,6 @@ import (
 
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/skbdrop"
-	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/nat"
 	"github.com/pathtrace/pathtrace/packet"
 	"github.com/pathtrace/pathtrace/ruletrace"
@@ -41,16 +40,16 @@ func requestTrail(in *Input) trail {
 		})
 	}
 	if first >= 0 {
-		return collect(in, sightings[first].Header, once(sightings, first))
+		return collect(in, sightings[first].Header, once(in, sightings, first))
 	}
 	for i := range in.Hits {
 		// It never reached an interface with the tuple that it was sent with:
 		// the rules of its namespace dropped it, or translated it, or both.
 		h := &in.Hits[i]
 		if h.NetNS == in.Probe.NetNS && h.Header.Tuple.Source() == in.Probe.Tuple.Source() && isProbe(&h.Header, in.Probe) {
-			same := func(s capture.Sighting) bool { return h.Header.Compare(&s.Header) == packet.Same }
+			same := func(s capture.Sighting) bool { return in.compare(&h.Header, &s.Header) == packet.Same }
 			if first := slices.IndexFunc(sightings, same); first >= 0 {
-				return collect(in, sightings[first].Header, once(sightings, first))
+				return collect(in, sightings[first].Header, once(in, sightings, first))
 			}
 			return collect(in, h.Header, nil)
 		}
@@ -62,6 +61,19 @@ func requestTrail(in *Input) trail {
 		}
 	}
 	return trail{seed: packet.Header{Tuple: in.Probe.Tuple}}
+}
+
+// compare says how far two headers are one packet. A ping that does not fit a
+// link goes on in fragments, and these are put together and cut again on the
+// way: it is known by its nonce, which its first fragment has.
+func (in *Input) compare(a, b *packet.Header) packet.Likeness {
+	whole := func(h *packet.Header) bool {
+		return h.Tuple.Proto == in.Probe.Tuple.Proto && in.Probe.Tuple.Proto.IsICMP() && h.FragmentOffset == 0 && len(h.Payload) >= len(in.Probe.Nonce) && isOf(h, in.Probe)
+	}
+	if (a.IsFragment() || b.IsFragment()) && whole(a) && whole(b) && a.Tuple.ICMPType == b.Tuple.ICMPType {
+		return packet.Same
+	}
+	return a.Compare(b)
 }
 
 func byTime(sightings []capture.Sighting) []capture.Sighting {
@@ -96,12 +108,12 @@ func isOf(h *packet.Header, p Probe) bool {
 // once returns the sightings of the packet that sightings[first] is, up to its
 // retransmission: the next time that the same content comes by the same point
 // in the same direction. Sightings of the same instant may stand before it.
-func once(sightings []capture.Sighting, first int) []capture.Sighting {
+func once(in *Input, sightings []capture.Sighting, first int) []capture.Sighting {
 	seed := &sightings[first]
 	var same []capture.Sighting
 	for i := range sightings {
 		s := &sightings[i]
-		if s.Time.Before(seed.Time) || seed.Header.Compare(&s.Header) != packet.Same {
+		if s.Time.Before(seed.Time) || in.compare(&seed.Header, &s.Header) != packet.Same {
 			continue
 		}
 		if i > first && s.Point == seed.Point && s.Direction == seed.Direction {
@@ -157,10 +169,10 @@ func replyTrail(in *Input, request *trail) (trail, AnswerKind) {
 	}
 	// The first sighting of the same packet is the seed: where it came from.
 	first := slices.IndexFunc(sightings, func(s capture.Sighting) bool {
-		return answers(&s.Header, in.Probe, request) == bestKind && best.Header.Compare(&s.Header) == packet.Same &&
+		return answers(&s.Header, in.Probe, request) == bestKind && in.compare(&best.Header, &s.Header) == packet.Same &&
 			(bestKind == Error || request.sentTo(s.Header.Tuple) == request.sentTo(best.Header.Tuple))
 	})
-	return collect(in, sightings[first].Header, once(sightings, first)), bestKind
+	return collect(in, sightings[first].Header, once(in, sightings, first)), bestKind
 }
 
 // answers says what a packet is to the request. An answer is known by its
@@ -255,7 +267,7 @@ func collect(in *Input, seed packet.Header, sightings []capture.Sighting) trail 
 		flows:     make(map[string][]nat.Event),
 	}
 	for _, h := range in.Hits {
-		if t.owns(&h, in.Topology) {
+		if t.owns(in, &h) {
 			t.hits[h.NetNS] = append(t.hits[h.NetNS], h)
 		}
 	}
@@ -272,8 +284,8 @@ func collect(in *Input, seed packet.Header, sightings []capture.Sighting) trail 
 // no payload, so the content seldom proves it: then the tuple must share its
 // flow identity with one that the packet had in that namespace, up to the end
 // that NAT may have rewritten before the rule.
-func (t *trail) owns(h *ruletrace.Hit, topo *topology.Snapshot) bool {
-	switch t.seed.Compare(&h.Header) {
+func (t *trail) owns(in *Input, h *ruletrace.Hit) bool {
+	switch in.compare(&t.seed, &h.Header) {
 	case packet.Same:
 		return true
 	case packet.Different:
@@ -288,7 +300,7 @@ func (t *trail) owns(h *ruletrace.Hit, topo *topology.Snapshot) bool {
 			}
 		}
 	}
-	return !seen && topo.Namespace(h.NetNS) != nil && sharesAnEnd(t.seed.Tuple, h.Header.Tuple)
+	return !seen && in.Topology.Namespace(h.NetNS) != nil && sharesAnEnd(t.seed.Tuple, h.Header.Tuple)
 }
 
 // sharesAnEnd reports whether two tuples agree in what one NAT leaves alone:
