@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pathtrace/pathtrace/internal/live"
+	"github.com/pathtrace/pathtrace/internal/probe"
 	"github.com/pathtrace/pathtrace/internal/resolve"
 	"github.com/pathtrace/pathtrace/report"
 )
@@ -29,6 +30,12 @@ type probeFlags struct {
 	verbose    bool
 	ipv4, ipv6 bool
 	sourcePort uint16
+	// of a ping
+	sized bool
+	size  int
+	df    bool
+	// of TCP
+	sendBytes int
 }
 
 func (f *probeFlags) register(cmd *cobra.Command) {
@@ -49,8 +56,19 @@ func (f *probeFlags) check() error {
 		return fmt.Errorf("--timeout %s: the time must be positive", f.timeout)
 	case f.sourcePort != 0 && f.count > 1:
 		return errors.New("--source-port is for one connection, without -c")
+	case f.sized && (f.size < probe.NonceSize || f.size > probe.MaxSize):
+		return fmt.Errorf("--size %d: the size is from %d to %d bytes", f.size, probe.NonceSize, probe.MaxSize)
+	case f.sendBytes < 0 || f.sendBytes > live.MaxSendBytes:
+		return fmt.Errorf("--send-bytes %d: the number is from 0 to %d", f.sendBytes, live.MaxSendBytes)
 	}
 	return f.output.check()
+}
+
+// registerSize adds what a ping's size is about.
+func (f *probeFlags) registerSize(cmd *cobra.Command) {
+	f.sized = true
+	cmd.Flags().IntVar(&f.size, "size", probe.DefaultSize, "send `BYTES` of data in the ping; the headers come on top, 28 bytes of IPv4 or 48 of IPv6")
+	cmd.Flags().BoolVar(&f.df, "df", false, "do not let the ping be fragmented, here or on the way")
 }
 
 // registerFamily adds the choice of an address family.
@@ -90,6 +108,7 @@ func newPingCommand(env *environment) *cobra.Command {
 		},
 	}
 	flags.register(cmd)
+	flags.registerSize(cmd)
 	flags.registerFamily(cmd)
 	return cmd
 }
@@ -105,6 +124,7 @@ func newPing6Command(env *environment) *cobra.Command {
 		},
 	}
 	flags.register(cmd)
+	flags.registerSize(cmd)
 	return cmd
 }
 
@@ -127,6 +147,8 @@ func newTCPCommand(env *environment) *cobra.Command {
 		},
 	}
 	flags.register(cmd)
+	cmd.Flags().IntVar(&flags.sendBytes, "send-bytes", 0,
+		fmt.Sprintf("after the handshake send `N` bytes of line ends, at most %d, and explain what is not acknowledged", live.MaxSendBytes))
 	flags.registerFamily(cmd)
 	cmd.Flags().Uint16Var(&flags.sourcePort, "source-port", 0, "connect from that `PORT`, as a program does that has one of its own")
 	return cmd
@@ -150,6 +172,7 @@ func (f *probeFlags) run(ctx context.Context, env *environment, kind, target, ho
 	cfg := live.Config{
 		Unresolved: failure,
 		Kind:       kind, Source: source, Target: target, Resolved: resolved, Port: port, SourcePort: f.sourcePort,
+		Size: f.size, DontFragment: f.df, SendBytes: f.sendBytes,
 		Count: f.count, Timeout: f.timeout, Version: version,
 	}
 	if f.verbose {

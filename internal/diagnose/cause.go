@@ -23,6 +23,8 @@ var causes = []func(*scene) *cause{
 	addressOnPort,
 	staleNeighbour, // misdelivered.go
 	wrongPort,
+	mtuBlackhole, // mtu.go
+	mtuExceeded,
 	subnetOverlap,  // overlap.go
 	vpnTakes,       // vpn.go
 	routeGone,      // overlap.go
@@ -51,9 +53,13 @@ var causes = []func(*scene) *cause{
 	answerUnroutable,
 	sourceUnknown,
 	pingsIgnored,
-	noListener, // dnat.go
+	noListener,    // dnat.go
 	filterCounted, // hooks.go
 }
+
+// ofData are the causes of data that is not acknowledged although the connection
+// was made: what would have kept the connection from being made is not why.
+var ofData = []func(*scene) *cause{mtuBlackhole, mtuExceeded, conntrackInvalid, shadowedAccept}
 
 // cause is why a leg ended. What is empty stays as the sensors' verdict has it.
 type cause struct {
@@ -64,6 +70,9 @@ type cause struct {
 	outcome            report.Outcome
 	confidence         report.Confidence
 	netns, iface       string
+	// leg is the one that the cause is on, when an error about it was lost on the
+	// other.
+	leg string
 	// byRule says that a rule dropped the packet because of this cause: the rule
 	// is not to be changed.
 	byRule bool
@@ -164,7 +173,11 @@ func (d *Diagnosis) explain(in *Input) {
 		s.leg, s.path = "reply", &in.Path.Reply
 	}
 	s.end = &s.path.End
-	for _, examine := range causes {
+	examiners := causes
+	if in.Probe.Segment != nil {
+		examiners = ofData
+	}
+	for _, examine := range examiners {
 		if c := examine(s); c != nil {
 			d.take(c)
 			break
@@ -181,7 +194,7 @@ func (d *Diagnosis) take(c *cause) {
 	for _, set := range []struct {
 		to   *string
 		text string
-	}{{&v.Mechanism, c.mechanism}, {(*string)(&v.Outcome), string(c.outcome)}, {(*string)(&v.Confidence), string(c.confidence)}, {&v.NetNS, c.netns}, {&v.Interface, c.iface}} {
+	}{{&v.Mechanism, c.mechanism}, {(*string)(&v.Outcome), string(c.outcome)}, {(*string)(&v.Confidence), string(c.confidence)}, {&v.NetNS, c.netns}, {&v.Interface, c.iface}, {&v.Leg, c.leg}} {
 		if set.text != "" {
 			*set.to = set.text
 		}

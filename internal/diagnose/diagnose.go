@@ -6,6 +6,7 @@ package diagnose
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,6 +48,7 @@ const (
 	NeighbourStale   = "NEIGHBOUR_STALE"
 	WrongPort        = "BRIDGE_WRONG_PORT"
 	MTUExceeded      = "MTU_EXCEEDED"
+	MTUBlackhole     = "MTU_BLACKHOLE"
 	TTLExpired       = "TTL_EXPIRED"
 	RoutingLoop      = "ROUTING_LOOP"
 	NATMissing       = "NAT_MISSING"
@@ -89,9 +91,15 @@ type Input struct {
 	// Discovery is what was seen of ARP and neighbour discovery, whoever asked.
 	// It need not be complete.
 	Discovery []capture.Sighting
+	// Data is what was sent on a TCP connection after its handshake; nil when
+	// nothing was. Where it was not all acknowledged the path is that of the
+	// first segment that was not.
+	Data *Data
 	// SendError is what the kernel told the prober's socket when it sent. It is
 	// never the verdict, only a hint at why nothing was seen.
 	SendError error
+	// SendTooBig says that this was that it is too big (EMSGSIZE).
+	SendTooBig bool
 	// Name is set when what was traced is the DNS query for the target's name,
 	// which has no address.
 	Name *Name
@@ -100,6 +108,18 @@ type Input struct {
 	// Enter is what has to stand before a command so that it runs in a
 	// namespace ("ip netns exec cnt01"); no entry for the host.
 	Enter map[string]string
+}
+
+// Data says how far the data got that was sent on a TCP connection.
+type Data struct {
+	// Bytes were to be sent, Sent of them were handed to the kernel, Acked
+	// acknowledged.
+	Bytes, Sent, Acked int
+	// Full says that a full-size segment is among what was acknowledged.
+	Full bool
+	// Ended says that the far end ended the connection before it had
+	// acknowledged everything.
+	Ended bool
 }
 
 // Sensors says what was looked at, by namespace.
@@ -125,6 +145,9 @@ func Diagnose(in Input) Diagnosis {
 		d.Verdict.Evidence = []string{}
 	}
 	d.explain(&in)
+	if in.Probe.Segment != nil {
+		d.ofSegment(&in)
+	}
 	if in.Name != nil {
 		unresolved(&in, &d.Verdict)
 	}
@@ -135,6 +158,17 @@ func Diagnose(in Input) Diagnosis {
 		d.Notes = append(d.Notes, note)
 	}
 	return d
+}
+
+// ofSegment says first how far the data got of which a segment is explained.
+func (d *Diagnosis) ofSegment(in *Input) {
+	v := &d.Verdict
+	v.Summary = fmt.Sprintf("The connection was made, and then %d of %d bytes were acknowledged. %s", in.Data.Acked, in.Data.Bytes, v.Summary)
+	for _, id := range in.Path.Sending.Evidence {
+		if !slices.Contains(v.Evidence, id) {
+			v.Evidence = append(slices.Clone(v.Evidence), id)
+		}
+	}
 }
 
 // judge finds the verdict: what came back decides first, then where the reply
@@ -170,7 +204,18 @@ func replied(in *Input) report.Verdict {
 	if p.Request.End.Kind == path.Left && p.Request.End.NetNS == topology.HostName {
 		v.Summary = departure(in) + "; what lies beyond is not visible; the answer came back."
 	}
+	if in.Data != nil {
+		v.Summary += dataWords(in.Data)
+	}
 	return v
+}
+
+// dataWords says how far data got whose way is not to be explained.
+func dataWords(d *Data) string {
+	if d.Ended && d.Acked < d.Bytes {
+		return fmt.Sprintf(" The far end acknowledged %d of %d bytes and then ended the connection.", d.Acked, d.Bytes)
+	}
+	return fmt.Sprintf(" All %d bytes that were then sent were acknowledged.", d.Bytes)
 }
 
 // departure says with which translations the request left what is visible:
@@ -284,6 +329,11 @@ func refused(in *Input) report.Verdict {
 	}
 	if d := p.Request.End.Drop; d != nil {
 		v.Mechanism = d.Mechanism() + ", answered with: " + p.Answer.Text
+	}
+	if in.Probe.Segment != nil && p.Answer.Kind == path.Reset {
+		v.Outcome, v.Code = report.Inconclusive, Inconclusive
+		v.Summary = fmt.Sprintf("%s reset it. Whether packets of this size get there is not known.", p.Answer.By)
+		return v
 	}
 	v.Code = refusalCode(in)
 	v.Summary = fmt.Sprintf("%s answered: %s.", maker, p.Answer.Text)

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/container"
 	"github.com/pathtrace/pathtrace/internal/diagnose"
@@ -50,6 +52,13 @@ type Config struct {
 	// Port is the TCP port; 0 for pings. SourcePort is the one that is sent from;
 	// 0 lets the kernel choose.
 	Port, SourcePort uint16
+	// Size is the number of bytes of a ping's data; 0 means as ping sends.
+	// DontFragment keeps a ping in one piece.
+	Size         int
+	DontFragment bool
+	// SendBytes is how many bytes are sent over a TCP connection, at most
+	// MaxSendBytes; 0 means none.
+	SendBytes int
 	// Count is the number of probes; 0 means one.
 	Count int
 	// Timeout is how long each answer is waited for; 0 means 5 s.
@@ -210,7 +219,9 @@ func (r *run) open(handles *topology.Handles, probes *probes) {
 
 // try is one probe that was sent.
 type try struct {
-	probe       path.Probe
+	probe path.Probe
+	// data is what was sent after the handshake, nil for none.
+	data        *diagnose.Data
 	sendError   error
 	interrupted bool
 	path        *path.Path
@@ -230,6 +241,9 @@ func (r *run) sendAll(ctx context.Context, probes *probes) []try {
 			r.await(deadline, t.probe)
 		}
 		cancel()
+		if r.cfg.SendBytes > 0 && ctx.Err() == nil && r.replied(t.probe) {
+			r.sendData(ctx, probes.tcp[i], &t)
+		}
 		t.interrupted = ctx.Err() != nil
 		tries = append(tries, t)
 		if t.interrupted || i+1 == r.cfg.Count {
@@ -285,10 +299,13 @@ func (r *run) await(ctx context.Context, probe path.Probe) {
 
 // allReplied reports whether the answer to each probe reached the source.
 func (r *run) allReplied(tries []try) bool {
-	return !slices.ContainsFunc(tries, func(t try) bool {
-		p := r.join(t.probe)
-		return p.Answer.Kind != path.Reply || p.Answer.Unexpected || !returned(p, t.probe)
-	})
+	return !slices.ContainsFunc(tries, func(t try) bool { return !r.replied(t.probe) })
+}
+
+// replied reports whether the answer that is expected reached the source.
+func (r *run) replied(probe path.Probe) bool {
+	p := r.join(probe)
+	return p.Answer.Kind == path.Reply && !p.Answer.Unexpected && returned(p, probe)
 }
 
 // returned reports whether what came back reached the source.
@@ -299,8 +316,11 @@ func returned(p *path.Path, probe path.Probe) bool {
 func (r *run) progress(probe path.Probe) progress {
 	p := r.join(probe)
 	if returned(p, probe) {
-		if p.Answer.Unexpected {
+		switch {
+		case p.Answer.Unexpected:
 			return ending // the one that is expected may follow
+		case probe.Segment != nil && p.Answer.Kind == path.Error && p.Request.End.Kind != path.Dropped:
+			return open // TCP tries again, perhaps with less
 		}
 		return decided
 	}
@@ -433,7 +453,7 @@ func (r *run) report(started time.Time, tries []try) *report.Report {
 		t.path = r.join(t.probe)
 		t.diagnosis = diagnose.Diagnose(diagnose.Input{
 			Path: t.path, Topology: r.topo, After: r.after, Probe: t.probe, Waited: r.cfg.Timeout, Sensors: r.sensed(), Chains: r.chains, NAT: r.translators, Discovery: r.evidence.discovered(),
-			SendError: t.sendError, Interrupted: t.interrupted, Enter: r.enter(), Name: r.name(),
+			Data: t.data, SendError: t.sendError, SendTooBig: errors.Is(t.sendError, unix.EMSGSIZE), Interrupted: t.interrupted, Enter: r.enter(), Name: r.name(),
 		})
 	}
 	chosen := slices.IndexFunc(tries, func(t try) bool { return t.diagnosis.Verdict.Outcome != report.Replied })

@@ -7,6 +7,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/pathtrace/pathtrace/internal/path"
 	"github.com/pathtrace/pathtrace/internal/probe"
@@ -24,11 +25,18 @@ type probes struct {
 	ping   *probe.Ping
 	tcp    []*probe.TCP // one for each try: each has a port of its own
 	query  *probe.UDP   // the DNS query that was not answered
+
+	mu sync.Mutex
+	// began are the sequence numbers with which the connections began, and the
+	// ports that each was seen to come from: NAT may change the port, and then
+	// their data is known by what it became.
+	began map[uint32][]uint16
 }
 
 func newProbes(cfg *Config, netns string) (*probes, error) {
 	p := &probes{netns: netns, target: cfg.Resolved.Address, port: cfg.Port}
 	config := probe.Config{NetNS: cfg.Source.NetNS, Target: cfg.Resolved.Address, Zone: cfg.Resolved.Zone, Port: cfg.Port, SourcePort: cfg.SourcePort}
+	config.Size, config.DontFragment = cfg.Size, cfg.DontFragment
 	var err error
 	switch {
 	case cfg.Unresolved != nil:
@@ -72,7 +80,10 @@ func (p *probes) identity(i int) path.Probe {
 	case p.ping == nil:
 		return path.Probe{NetNS: p.netns, Tuple: p.tcp[i].Tuple()}
 	}
-	return path.Probe{NetNS: p.netns, Tuple: p.ping.Tuple(), ICMPSeq: uint16(i + 1), Nonce: p.ping.Nonce}
+	return path.Probe{
+		NetNS: p.netns, Tuple: p.ping.Tuple(), ICMPSeq: uint16(i + 1), Nonce: p.ping.Nonce,
+		Length: path.Overhead(p.ping.Tuple()) + p.ping.Size,
+	}
 }
 
 // send sends try i. It returns what the kernel told the socket, which is a
@@ -95,7 +106,7 @@ func (p *probes) close() {
 		_ = p.ping.Close()
 	}
 	for _, t := range p.tcp {
-		_ = t.Close()
+		_ = t.Close() // for the second time where it was aborted
 	}
 }
 
@@ -109,7 +120,40 @@ func (p *probes) packet(h *packet.Header) bool {
 	case p.query != nil:
 		return p.mine(h.Tuple)
 	}
-	return h.Tuple.Proto == packet.TCP && (p.ours(h.Tuple) || p.mine(h.Tuple) && (h.Flags.Has(packet.SYN) || h.Flags.Has(packet.RST)))
+	if h.Tuple.Proto != packet.TCP {
+		return false
+	}
+	beginning := p.mine(h.Tuple) && (h.Flags.Has(packet.SYN) || h.Flags.Has(packet.RST))
+	if beginning && h.Flags.Has(packet.SYN) && !h.Flags.Has(packet.ACK) {
+		p.begins(h)
+	}
+	return beginning || p.ours(h.Tuple) || p.renamed(h.Tuple)
+}
+
+// begins keeps the port that a connection was seen to come from.
+func (p *probes) begins(h *packet.Header) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.began == nil {
+		p.began = make(map[uint32][]uint16)
+	}
+	if ports := p.began[h.Seq]; len(p.began) < maxKept && !slices.Contains(ports, h.Tuple.SrcPort) {
+		p.began[h.Seq] = append(ports, h.Tuple.SrcPort)
+	}
+}
+
+// renamed reports whether a tuple has the port that NAT gave to a probe.
+func (p *probes) renamed(t packet.Tuple) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	own := p.ports()
+	for _, ports := range p.began {
+		if slices.ContainsFunc(ports, func(port uint16) bool { return slices.Contains(own, port) }) &&
+			slices.ContainsFunc(ports, func(port uint16) bool { return t.SrcPort == port || t.DstPort == port }) {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *probes) carriesNonce(h *packet.Header) bool {

@@ -78,7 +78,7 @@ func openStation(ns *topology.Namespace, handle *netns.NS, resolver *ruletrace.R
 		s.fail(sensorConntrack, errors.New("conntrack events are switched off (net.netfilter.nf_conntrack_events = 0)"))
 	}
 	s.decoder = ruletrace.NewTraceDecoder(ns.Name, s.names)
-	if s.arming, err = ruletrace.Arm(ruletrace.ArmConfig{NetNS: handle, Name: ns.Name, Match: match, Budget: ruletrace.DefaultBudget * cfg.Count}); err != nil {
+	if s.arming, err = ruletrace.Arm(ruletrace.ArmConfig{NetNS: handle, Name: ns.Name, Match: match, Budget: cfg.Count * (ruletrace.DefaultBudget + cfg.SendBytes/tracedBytes)}); err != nil {
 		s.fail(sensorTrace, err)
 	} else {
 		cfg.Log("%s: added (removed by the kernel when pathtrace ends):\n%s", ns.Name, s.arming.Describe())

@@ -1,0 +1,120 @@
+//go:build linux
+
+package live
+
+import (
+	"context"
+	"slices"
+
+	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/diagnose"
+	"github.com/pathtrace/pathtrace/internal/path"
+	"github.com/pathtrace/pathtrace/internal/probe"
+	"github.com/pathtrace/pathtrace/packet"
+)
+
+const (
+	// MaxSendBytes bounds Config.SendBytes: each segment is kept as often as it
+	// is seen.
+	MaxSendBytes = 1 << 18
+	// trailer is the size of the small segment that follows the first one.
+	trailer = 16
+	// tracedBytes is how many bytes of data the trace is given a packet for: with
+	// its acknowledgement, in the smallest segments that are usual.
+	tracedBytes = 256
+)
+
+// sendData sends data over the connection of a try. The first segment is full
+// and alone in its packet, as segmentation offload would have it otherwise; the
+// second is small, so that the far end says whether small ones pass when the
+// first does not. The rest follows when both were acknowledged. When they were
+// not, the try is about the first byte that was not.
+func (r *run) sendData(ctx context.Context, tcp *probe.TCP, t *try) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+	defer cancel()
+	t.data = &diagnose.Data{Bytes: r.cfg.SendBytes}
+	start := r.join(t.probe).Request.First.Header.Seq + 1
+	size, err := tcp.Established(ctx)
+	if err != nil {
+		t.sendError = err
+		return
+	}
+	first := min(size, r.cfg.SendBytes)
+	second := min(trailer, r.cfg.SendBytes-first)
+	for _, part := range [][]int{{first, second}, {r.cfg.SendBytes - first - second}} {
+		for _, length := range part {
+			if length > 0 && err == nil {
+				err = tcp.Send(ctx, length)
+				t.data.Sent += length
+			}
+		}
+		r.awaitAll(ctx, t, start, first)
+		if t.data.Acked < t.data.Sent {
+			break
+		}
+	}
+	t.data.Full = t.data.Acked >= first
+	if t.data.Acked < t.data.Sent && !t.data.Ended {
+		t.probe.Segment = r.missing(t.probe, start+uint32(t.data.Acked), first)
+		t.sendError = err
+		if err := tcp.Abort(); err != nil {
+			r.cfg.Log("abort the connection: %v", err)
+		}
+	}
+}
+
+// awaitAll waits until all that was sent is acknowledged, the far end has ended
+// the connection, or it is known why the first segment is not acknowledged.
+func (r *run) awaitAll(ctx context.Context, t *try, start uint32, first int) {
+	whole := t.probe
+	whole.Segment = &path.Segment{Seq: start, Length: first}
+	if t.data.Acked == 0 {
+		r.await(ctx, whole)
+	}
+	for {
+		t.data.Acked, t.data.Ended = r.acknowledged(t.probe, start, t.data.Sent)
+		if t.data.Acked >= t.data.Sent || t.data.Ended || t.data.Acked < first && r.progress(whole) != open {
+			return
+		}
+		select {
+		case <-r.evidence.changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// acknowledged is how much of the data the far end acknowledged, as it was seen
+// at the source, and whether it ended the connection after that.
+func (r *run) acknowledged(p path.Probe, start uint32, sent int) (bytes int, ended bool) {
+	for _, s := range r.evidence.input().Sightings {
+		h := &s.Header
+		if s.Point.NetNS != p.NetNS || s.Direction != capture.Ingress || h.Tuple != p.Tuple.Inverse() {
+			continue
+		}
+		if h.Flags.Has(packet.ACK) && path.Reaches(h.Ack, start) {
+			bytes = max(bytes, min(int(h.Ack-start), sent))
+		}
+		ended = ended || h.Flags&(packet.FIN|packet.RST) != 0
+	}
+	return bytes, ended && bytes > 0
+}
+
+// missing is the segment that begins at a sequence number, full when none was
+// seen. Segmentation offload may have put many into the first frame that held
+// it, and after an ICMP error the kernel sends smaller ones; so the smallest is
+// the one that can be followed, and that may have been expected to arrive.
+func (r *run) missing(p path.Probe, seq uint32, full int) *path.Segment {
+	segment := &path.Segment{Seq: seq, Length: full}
+	var lengths []int
+	for _, s := range r.evidence.input().Sightings {
+		h := &s.Header
+		if s.Point.NetNS == p.NetNS && s.Direction == capture.Egress && h.Tuple == p.Tuple && h.Seq == seq && h.DataLength > 0 {
+			lengths = append(lengths, h.DataLength)
+		}
+	}
+	if len(lengths) > 0 {
+		segment.Length = slices.Min(lengths)
+	}
+	return segment
+}
