@@ -49,11 +49,12 @@ func (c Case) Root() bool {
 type Probe int
 
 // The probes: the one that shows the fault, which is the scenario's own in a
-// healthy network. There it may also be a connection to the same target, and a
-// ping from anywhere to anywhere.
+// healthy network. There it may also be a connection to the same target, with or
+// without data, and a ping from anywhere to anywhere.
 const (
 	Own Probe = iota
 	Connection
+	Data
 	Walk
 )
 
@@ -181,7 +182,7 @@ func (d drawing) of(stages []stage) Case {
 func (d drawing) healthy() Case {
 	s := pick(d, lab.Scenarios())
 	c := d.disguised(s.Name, pick(d, forms(&s, "", true)))
-	c.Probe = Probe(d.IntN(3))
+	c.Probe = Probe(d.IntN(4))
 	return c
 }
 

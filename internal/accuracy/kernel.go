@@ -24,6 +24,7 @@ var counted = map[string][2]string{
 	"FORWARDING_OFF": {"IpInAddrErrors", "Ip6InAddrErrors"},
 	"RP_FILTER":      {"TcpExtIPReversePathFilter", ""},
 	"MTU_EXCEEDED":   {"IpFragFails", "Ip6InTooBigErrors"},
+	"MTU_BLACKHOLE":  {"IpFragFails", "Ip6InTooBigErrors"},
 	"TTL_EXPIRED":    {"IpInHdrErrors", "Ip6InHdrErrors"},
 	"ROUTING_LOOP":   {"IpInHdrErrors", "Ip6InHdrErrors"},
 }
@@ -106,7 +107,10 @@ func counterOf(n *lab.Network, truth lab.Truth) string {
 		return "" // the rule counts, or it was the question for a hardware address, which nothing counts
 	}
 	names := counted[truth.Code]
-	if n.Scenario.Target.Is6() {
+	if truth.Uncounted {
+		return ""
+	}
+	if n.Scenario.ProbeOf(n.Options.Break).Target.Is6() {
 		return names[1]
 	}
 	return names[0]

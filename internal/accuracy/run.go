@@ -32,6 +32,9 @@ const (
 	packets = 200
 	// connectPort is where dns.google accepts connections.
 	connectPort = 53
+	// discardPort is where it reads what is sent, and sendBytes how much is.
+	discardPort = 9
+	sendBytes   = 100_000
 )
 
 // Answer is why a probe ended, in short.
@@ -140,6 +143,8 @@ func (c Case) probe(ctx context.Context, n *lab.Network) (*lab.Probe, error) {
 	case Own:
 	case Connection:
 		p.Kind, p.Port = "tcp", connectPort
+	case Data:
+		p.Kind, p.Port, p.SendBytes = "tcp", discardPort, sendBytes
 	case Walk:
 		return walk(ctx, n, c.Options.Seed)
 	}
@@ -149,7 +154,7 @@ func (c Case) probe(ctx context.Context, n *lab.Network) (*lab.Probe, error) {
 // configure is a live run that sends a probe.
 func configure(n *lab.Network, p *lab.Probe, truth lab.Truth) live.Config {
 	cfg := live.Config{
-		Kind: p.Kind, Port: p.Port,
+		Kind: p.Kind, Port: p.Port, Size: p.Size, DontFragment: p.DF, SendBytes: p.SendBytes,
 		Source: &container.Source{Kind: container.KindNetNS, Name: p.Source, NetNS: n.NetNS(p.Source)},
 		Host:   n.Host, Candidates: []topology.Candidate{},
 		Target: p.Target.String(), Resolved: resolve.Result{Address: p.Target},

@@ -60,7 +60,7 @@ internet 203.0.113.254                         dns.google 8.8.8.8, 8.8.4.4
 			dropByPolicy: func(host *node, backend Backend) {
 				host.iptables(backend, false, "*filter\n-D FORWARD -i docker0 ! -o docker0 -j ACCEPT\n")
 			},
-		}.faults(), dockerNAT(), dockerFilter(), dockerConntrack(), dockerLinks(), reversePath("internet", lanHost), dockerHooks()),
+		}.faults(), dockerNAT(), dockerFilter(), dockerConntrack(), dockerLinks(), reversePath("internet", lanHost), dockerHooks(), dockerMTU()),
 		build: buildDockerBridge,
 		translations: func(backend Backend) []Translation {
 			return masqueraded(dockerCnt01, iptablesRule(backend, false, "nat", "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE"))

@@ -4,6 +4,7 @@ package lab
 
 import (
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -54,6 +55,11 @@ type Probe struct {
 	Said string
 	// Port is that of tcp.
 	Port uint16
+	// Size is that of a ping's data, 0 the usual; DF keeps it in one piece.
+	Size int
+	DF   bool
+	// SendBytes is how many bytes follow the handshake of tcp.
+	SendBytes int
 	// Flags are further arguments of the command.
 	Flags []string
 }
@@ -70,6 +76,15 @@ func (p *Probe) Args() []string {
 	args := []string{kind, target}
 	if p.Source != HostName {
 		args = append(args, "--netns", p.Source)
+	}
+	if p.Size != 0 {
+		args = append(args, "--size", strconv.Itoa(p.Size))
+	}
+	if p.DF {
+		args = append(args, "--df")
+	}
+	if p.SendBytes != 0 {
+		args = append(args, "--send-bytes", strconv.Itoa(p.SendBytes))
 	}
 	return append(args, p.Flags...)
 }

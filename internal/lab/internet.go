@@ -24,14 +24,19 @@ var googleAddresses = []netip.Addr{
 // zone is what the internet's name server knows.
 var zone = map[string][]netip.Addr{"dns.google.": googleAddresses}
 
+// discardPort is where connections are read to their end (RFC 863).
+const discardPort = 9
+
 // google makes a namespace answer as dns.google: to pings by its kernel, to
-// DNS over UDP and TCP, and to HTTP.
+// DNS over UDP and TCP, and to HTTP. What is sent to the discard port is
+// acknowledged.
 func (b *builder) google(internet *node) {
 	for _, address := range googleAddresses {
 		internet.addr("lo", netip.PrefixFrom(address, address.BitLen()).String())
 		internet.listenUDP(address, 53, b.network.serveDatagrams)
 		internet.listenTCP(address, 53, b.network.serveStream)
 		internet.listenTCP(address, 80, serveHTTP)
+		internet.listenTCP(address, discardPort, discard)
 	}
 }
 
@@ -109,6 +114,9 @@ func (n *Network) serveStream(conn net.Conn) {
 		}
 	}
 }
+
+// discard reads a connection to its end.
+func discard(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
 
 // serveHTTP answers the first request of a connection, and ends it.
 func serveHTTP(conn net.Conn) {

@@ -294,7 +294,7 @@ add rule inet firewalld filter_FWDI_docker_allow udp dport 53 accept
 `)
 		},
 	}
-	return append(slices.Concat(host.faults(), masqueradeNATFaults(), masqueradeFilter6().faults(), masqueradeConntrack(), masqueradeLinks(), reversePath("router", masqueradeHost), masqueradeHooks()),
+	return append(slices.Concat(host.faults(), masqueradeNATFaults(), masqueradeFilter6().faults(), masqueradeConntrack(), masqueradeLinks(), reversePath("router", masqueradeHost), masqueradeHooks(), masqueradeMTU()),
 		dropAt(ForwardDrop, "gateway", "request", "forward", "no pings to the internet", true),
 		dropAt(ReplyDrop, "gateway", "reply", "forward", "no echo replies from the internet", true),
 		dropAt("output-drop", "cnt01", "request", "output", "this container may not ping", true),

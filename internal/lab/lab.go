@@ -110,6 +110,8 @@ type Truth struct {
 	Interface string
 	// Rule is what ended it.
 	Rule Rule
+	// Uncounted says that no counter of the kernel's grows for the code there.
+	Uncounted bool
 	// Translations are what NAT did to the packets that got that far; unset for
 	// a fault that is no filter rule.
 	Translations []Translation

@@ -30,7 +30,7 @@ func (s *Scenario) Certain(a, b *Fault) bool {
 	own := s.ProbeOf("")
 	for _, f := range []*Fault{a, b} {
 		p := s.ProbeOf(f.Name)
-		onTheWay := p.Kind == own.Kind && p.Source == own.Source && p.Target == own.Target && p.Port == own.Port
+		onTheWay := p.Kind == own.Kind && p.Source == own.Source && p.Target == own.Target && p.Port == own.Port && p.Size == own.Size && p.DF == own.DF && p.SendBytes == own.SendBytes
 		if !onTheWay || f.elsewhere || s.place(f) < 0 || leg(f) < 0 {
 			return false
 		}

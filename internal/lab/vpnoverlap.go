@@ -53,7 +53,7 @@ client               vpn 198.51.100.7  tun0 10.8.0.1, intranet 172.20.0.5
 			dropByPolicy: func(host *node, backend Backend) {
 				host.iptables(backend, false, "*filter\n:FORWARD DROP\n-D FORWARD -i docker0 ! -o docker0 -j ACCEPT\n")
 			},
-		}.faults(), vpnFaults()),
+		}.faults(), vpnFaults(), vpnMTU()),
 		build: buildVPNOverlap,
 		translations: func(backend Backend) []Translation {
 			return masqueradedAs(vpnHost, dockerCnt01, iptablesRule(backend, false, "nat", "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE"))
@@ -99,6 +99,7 @@ func buildVPNOverlap(b *builder) {
 	vpn.addr("lo", vpnIntranet.String()+"/32", vpnTwin.String()+"/32")
 	host.route("172.16.0.0/12", "10.8.0.1", "tun0")
 
+	vpn.listenTCP(vpnIntranet, discardPort, discard)
 	cnt01.listenTCP(netip.IPv4Unspecified(), 80, serveHTTP)
 	host.iptables(b.network.Options.Backend, false, vpnRules)
 }

@@ -81,6 +81,7 @@ func heals(r *report.Report, cfg live.Config) bool {
 func probing(n *lab.Network, p *lab.Probe) live.Config {
 	cfg := from(n, p.Source, p.Target)
 	cfg.Kind, cfg.Port = p.Kind, p.Port
+	cfg.Size, cfg.DontFragment, cfg.SendBytes = p.Size, p.DF, p.SendBytes
 	switch {
 	case p.Kind == "dns":
 		said := resolve.Said{Server: p.Target, Question: "dns.google", Answer: p.Said}
