@@ -235,7 +235,9 @@ func TestDataThroughOtherPorts(t *testing.T) {
 			n := build(t, "docker-bridge", lab.Options{Break: fault})
 			command(t, n.Host, "iptables-nft", "-t", "nat", "-I", "POSTROUTING", "-p", "tcp", "-o", "eth0", "-j", "MASQUERADE", "--to-ports", "20000-20010")
 			cfg := sending(n, "8.8.8.8:9", 20_000)
-			cfg.Timeout = 2 * impatient
+			if fault == "mtu-beyond" {
+				cfg.Timeout = 2 * impatient
+			}
 			r := trace(t, n, cfg)
 			if truth := n.Truth(); r.Verdict.Code != truth.Code || string(r.Verdict.Outcome) != truth.Outcome {
 				t.Errorf("%s %s, want %s %s", r.Verdict.Outcome, r.Verdict.Code, truth.Outcome, truth.Code)
