@@ -33,7 +33,8 @@ func (r *run) sendData(ctx context.Context, tcp *probe.TCP, t *try) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
 	t.data = &diagnose.Data{Bytes: r.cfg.SendBytes}
-	start := r.join(t.probe).Request.First.Header.Seq + 1
+	syn := &r.join(t.probe).Request.First.Header
+	start := syn.Seq + 1
 	size, err := tcp.Established(ctx)
 	if err != nil {
 		t.sendError = err
@@ -48,14 +49,14 @@ func (r *run) sendData(ctx context.Context, tcp *probe.TCP, t *try) {
 				t.data.Sent += length
 			}
 		}
-		r.awaitAll(ctx, t, start, first)
+		r.awaitAll(ctx, t, syn, first)
 		if t.data.Acked < t.data.Sent {
 			break
 		}
 	}
 	t.data.Full = t.data.Acked >= first
 	if t.data.Acked < t.data.Sent && !t.data.Ended {
-		t.probe.Segment = r.missing(t.probe, start+uint32(t.data.Acked), first)
+		t.probe.Segment = r.missing(t.probe.NetNS, syn, start+uint32(t.data.Acked), first)
 		t.sendError = err
 		if err := tcp.Abort(); err != nil {
 			r.cfg.Log("abort the connection: %v", err)
@@ -65,14 +66,14 @@ func (r *run) sendData(ctx context.Context, tcp *probe.TCP, t *try) {
 
 // awaitAll waits until all that was sent is acknowledged, the far end has ended
 // the connection, or it is known why the first segment is not acknowledged.
-func (r *run) awaitAll(ctx context.Context, t *try, start uint32, first int) {
+func (r *run) awaitAll(ctx context.Context, t *try, syn *packet.Header, first int) {
 	whole := t.probe
-	whole.Segment = &path.Segment{Seq: start, Length: first}
+	whole.Segment = &path.Segment{Seq: syn.Seq + 1, Length: first}
 	if t.data.Acked == 0 {
 		r.await(ctx, whole)
 	}
 	for {
-		t.data.Acked, t.data.Ended = r.acknowledged(t.probe, start, t.data.Sent)
+		t.data.Acked, t.data.Ended = r.acknowledged(t.probe.NetNS, syn, t.data.Sent)
 		if t.data.Acked >= t.data.Sent || t.data.Ended || t.data.Acked < first && r.progress(whole) != open {
 			return
 		}
@@ -86,10 +87,11 @@ func (r *run) awaitAll(ctx context.Context, t *try, start uint32, first int) {
 
 // acknowledged is how much of the data the far end acknowledged, as it was seen
 // at the source, and whether it ended the connection after that.
-func (r *run) acknowledged(p path.Probe, start uint32, sent int) (bytes int, ended bool) {
+func (r *run) acknowledged(netns string, syn *packet.Header, sent int) (bytes int, ended bool) {
+	start := syn.Seq + 1
 	for _, s := range r.evidence.input().Sightings {
 		h := &s.Header
-		if s.Point.NetNS != p.NetNS || s.Direction != capture.Ingress || h.Tuple != p.Tuple.Inverse() {
+		if s.Point.NetNS != netns || s.Direction != capture.Ingress || h.Tuple != syn.Tuple.Inverse() {
 			continue
 		}
 		if h.Flags.Has(packet.ACK) && path.Reaches(h.Ack, start) {
@@ -104,12 +106,12 @@ func (r *run) acknowledged(p path.Probe, start uint32, sent int) (bytes int, end
 // seen. Segmentation offload may have put many into the first frame that held
 // it, and after an ICMP error the kernel sends smaller ones; so the smallest is
 // the one that can be followed, and that may have been expected to arrive.
-func (r *run) missing(p path.Probe, seq uint32, full int) *path.Segment {
+func (r *run) missing(netns string, syn *packet.Header, seq uint32, full int) *path.Segment {
 	segment := &path.Segment{Seq: seq, Length: full}
 	var lengths []int
 	for _, s := range r.evidence.input().Sightings {
 		h := &s.Header
-		if s.Point.NetNS == p.NetNS && s.Direction == capture.Egress && h.Tuple == p.Tuple && h.Seq == seq && h.DataLength > 0 {
+		if s.Point.NetNS == netns && s.Direction == capture.Egress && h.Tuple == syn.Tuple && h.Seq == seq && h.DataLength > 0 {
 			lengths = append(lengths, h.DataLength)
 		}
 	}

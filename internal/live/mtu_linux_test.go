@@ -49,6 +49,30 @@ func TestData(t *testing.T) {
 	}
 }
 
+// TestDataToPublishedPort sends data to a server that ends the connection when
+// it has read enough, also from where a rule of the source's own translates it.
+func TestDataToPublishedPort(t *testing.T) {
+	t.Parallel()
+	for _, source := range []string{"client", lab.HostName, "cnt01"} {
+		t.Run(source, func(t *testing.T) {
+			t.Parallel()
+			n := build(t, "docker-bridge", lab.Options{})
+			cfg := connection(n, source, "203.0.113.1:8080")
+			cfg.SendBytes = 20_000
+			r := trace(t, n, cfg)
+			for _, problem := range healthy(r) {
+				t.Error(problem)
+			}
+			var acked int
+			_, after, _ := strings.Cut(r.Verdict.Summary, "The far end acknowledged ")
+			_, err := fmt.Sscanf(after, "%d of 20000 bytes and then ended the connection.", &acked)
+			if all := strings.Contains(r.Verdict.Summary, "All 20000 bytes"); !all && (err != nil || acked < 1448) {
+				t.Errorf("%d bytes were acknowledged (%v): %s", acked, err, r.Verdict.Summary)
+			}
+		})
+	}
+}
+
 // TestPathMTUDiscovery sends data where a link is too small for it and says so:
 // what the sender learns is a step, and the data arrives.
 func TestPathMTUDiscovery(t *testing.T) {

@@ -29,7 +29,7 @@ func Join(in Input) *Path {
 	}
 	switch {
 	case in.Probe.Segment != nil:
-		p.Sending = j.sending()
+		p.Sending = j.sending(&request)
 	case in.Probe.Tuple.Proto == packet.TCP:
 		j.shrunk(&p.Request, &request)
 	}

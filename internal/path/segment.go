@@ -52,14 +52,14 @@ type Sending struct {
 // sending looks for what became of a segment and of those behind it at the
 // source. What the far end says to a reset tells nothing of data (RFC 5961,
 // section 3.2), so the end of the connection is the end of the search.
-func (j *joiner) sending() *Sending {
-	p := j.in.Probe
+func (j *joiner) sending(request *trail) *Sending {
+	p, own := j.in.Probe, request.seed.Tuple // as it left: a rule of the source may have translated it
 	var s Sending
 	var smaller *capture.Sighting
 	begun := false // its first byte was sent, in this segment or a larger one
 	for _, at := range byTime(j.in.Sightings) {
 		h := &at.Header
-		sent := at.Direction == capture.Egress && h.Tuple == p.Tuple
+		sent := at.Direction == capture.Egress && h.Tuple == own
 		begun = begun || sent && h.Seq == p.Segment.Seq && h.DataLength > 0
 		switch {
 		case at.Point.NetNS != p.NetNS:
@@ -70,7 +70,7 @@ func (j *joiner) sending() *Sending {
 			s.Evidence = append(s.Evidence, j.ledger.sighting(&at))
 		case sent && begun && p.Segment.follows(h) && (smaller == nil || Length(h) > Length(&smaller.Header)):
 			smaller = &at
-		case at.Direction == capture.Ingress && h.Tuple == p.Tuple.Inverse() && smaller != nil && s.Passed == 0 &&
+		case at.Direction == capture.Ingress && h.Tuple == own.Inverse() && smaller != nil && s.Passed == 0 &&
 			h.Flags&^packet.PSH == packet.ACK && h.Ack == p.Segment.Seq:
 			// The far end repeats what it waits for when something behind that
 			// arrives (RFC 5681, section 3.2).

@@ -34,9 +34,10 @@ func requestTrail(in *Input) trail {
 	})
 	if first < 0 {
 		// Not seen where it was sent; an echo's data still tells it apart
-		// elsewhere, a SYN's tuple does up to the first NAT.
+		// elsewhere, as its place in the stream does a segment, and a SYN's tuple
+		// does up to the first NAT.
 		first = slices.IndexFunc(sightings, func(s capture.Sighting) bool {
-			return isProbe(&s.Header, in.Probe) && (in.Probe.Tuple.Proto.IsICMP() || s.Header.Tuple == in.Probe.Tuple)
+			return isProbe(&s.Header, in.Probe) && (in.Probe.Tuple.Proto.IsICMP() || in.Probe.Segment != nil || s.Header.Tuple == in.Probe.Tuple)
 		})
 	}
 	if first >= 0 {
