@@ -161,14 +161,30 @@ func (d *detour) evidence(s *scene) []string {
 func everywhere(p netip.Prefix) bool { return p.Bits() <= 1 }
 
 // leads reports whether the packet would be led out of a link if the namespace
-// had further routes and policy rules.
+// had further routes and policy rules. Routes that the kernel would not take lead
+// nowhere.
 func (d *detour) leads(link string, routes []topology.Route, rules []topology.Policy) bool {
 	ns := *d.ns
+	if slices.ContainsFunc(routes, func(r topology.Route) bool { return exists(&ns, r) }) {
+		return false
+	}
 	ns.Routes = slices.Concat(routes, ns.Routes)
 	ns.Policy = slices.Concat(ns.Policy, rules)
 	slices.SortStableFunc(ns.Policy, func(a, b topology.Policy) int { return cmp.Compare(a.Priority, b.Priority) })
 	hops := ns.Lookup(d.query).NextHops()
 	return len(hops) == 1 && hops[0].Interface == link
+}
+
+// exists reports whether a namespace has a route of the same prefix, table and
+// metric: "ip route add" refuses a second one.
+func exists(ns *topology.Namespace, r topology.Route) bool {
+	metric := r.Metric
+	if r.Destination.Addr().Is6() && metric == 0 {
+		metric = 1024 // IP6_RT_PRIO_USER
+	}
+	return slices.ContainsFunc(ns.Routes, func(other topology.Route) bool {
+		return other.Destination == r.Destination && other.Table == r.Table && other.Metric == metric && other.TOS == 0 && !other.From.IsValid()
+	})
 }
 
 // first is a priority for a policy rule that is asked before all others but
