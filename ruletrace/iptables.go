@@ -59,13 +59,17 @@ func parseSave(text string) map[string]*savedTable {
 // savedVerdict says what a rule's target decides, and for a jump or goto which
 // chain follows. It is VerdictUnknown for a target that it does not know.
 func (t *savedTable) savedVerdict(rule string) (verdict Verdict, target string) {
+	return savedVerdict(rule, func(name string) bool { return t.chains[name] != nil })
+}
+
+func savedVerdict(rule string, isChain func(string) bool) (verdict Verdict, target string) {
 	name, flag := option(words(rule), "-j", "-g", "--jump", "--goto")
 	switch {
 	case name == "":
 		return Continue, ""
 	case flag == "-g" || flag == "--goto":
 		return Goto, name
-	case t.chains[name] != nil:
+	case isChain(name):
 		return Jump, name
 	}
 	switch name {
