@@ -117,6 +117,7 @@ func (h *Handles) Reread() *Snapshot {
 			link := &now.Links[k]
 			if known := before.Link(link.Name); known != nil && known.Index == link.Index {
 				link.Role, link.Peer, link.Lower = known.Role, known.Peer, known.Lower
+				link.Settings.AcceptRA = known.Settings.AcceptRA
 			}
 		}
 	}

@@ -106,6 +106,10 @@ type Settings struct {
 	// IgnoreLinkDownIPv4 and IPv6 take no route over a link without carrier.
 	IgnoreLinkDownIPv4 bool `json:"ignore_link_down_ipv4,omitempty"`
 	IgnoreLinkDownIPv6 bool `json:"ignore_link_down_ipv6,omitempty"`
+	// AcceptRA says whether router advertisements are followed: 0 no, 1 unless
+	// the namespace forwards, 2 always. Only Survey reads it, and only where
+	// IPv6 is forwarded.
+	AcceptRA int `json:"accept_ra,omitempty"`
 }
 
 // BridgeNF are br_netfilter's switches.
