@@ -92,6 +92,7 @@ func newRootCommand(env *environment) *cobra.Command {
 		newTCPCommand(env),
 		newConntrackCommand(env),
 		newTopologyCommand(env),
+		newDoctorCommand(env),
 		newExplainCommand(env),
 		newCleanupCommand(env),
 		newVersionCommand(env),

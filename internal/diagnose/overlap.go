@@ -112,6 +112,30 @@ func (d *detour) cause(s *scene) *cause {
 // leadHome are the commands after which what is for home's network goes there:
 // its own route, where that is enough, or a policy rule that comes first.
 func (s *scene) leadHome(d *detour) []string {
+	return s.open(d, d.home.Name, d.waysHome()...)
+}
+
+// LeadHome is leadHome for what a snapshot alone shows: the commands, to be run
+// in the namespace, after which each of the packets that go astray is led to
+// home, in whose network prefix they are. It is nil when there are none, or when
+// home's name must not be written into a command.
+func LeadHome(ns *topology.Namespace, home *topology.Link, prefix netip.Prefix, astray ...topology.Query) []string {
+	if len(astray) == 0 || !plainName.MatchString(home.Name) {
+		return nil
+	}
+	first := &detour{ns: ns, query: astray[0], home: home, prefix: prefix}
+	for _, w := range first.waysHome() {
+		if !slices.ContainsFunc(astray, func(q topology.Query) bool {
+			d := &detour{ns: ns, query: q, home: home, prefix: prefix}
+			return !d.leads(home.Name, w.routes, w.rules)
+		}) {
+			return w.commands
+		}
+	}
+	return nil
+}
+
+func (d *detour) waysHome() []way {
 	network, ip := d.prefix.Masked(), ipCommand(d.prefix.Addr())
 	own := topology.Route{Destination: network, Interface: d.home.Name, Table: mainTable, Type: "unicast"}
 	dev := fmt.Sprintf("%s dev %s src %s", network, d.home.Name, d.prefix.Addr())
@@ -135,7 +159,7 @@ func (s *scene) leadHome(d *detour) []string {
 				},
 			})
 	}
-	return s.open(d, d.home.Name, ways...)
+	return ways
 }
 
 // routeGone: the route of an interface's own network is missing, so that the

@@ -336,3 +336,16 @@ func (c *client) lookup(ctx context.Context, config Config) ([]netip.Addr, netip
 	}
 	return nil, netip.Addr{}, nil
 }
+
+// Servers are the DNS servers that the source's resolv.conf names, at most
+// three; none when it has no such file.
+func Servers(source *container.Source) ([]netip.Addr, error) {
+	content, _, err := source.ReadEtc("resolv.conf")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return parseResolvConf(content).servers, nil
+}

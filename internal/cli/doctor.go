@@ -1,0 +1,275 @@
+//go:build linux
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/charmbracelet/x/term"
+	"github.com/spf13/cobra"
+
+	"github.com/pathtrace/pathtrace/internal/container"
+	"github.com/pathtrace/pathtrace/internal/doctor"
+	"github.com/pathtrace/pathtrace/internal/resolve"
+	"github.com/pathtrace/pathtrace/internal/topology"
+	"github.com/pathtrace/pathtrace/report"
+	"github.com/pathtrace/pathtrace/ruletrace"
+)
+
+func newDoctorCommand(env *environment) *cobra.Command {
+	var source sourceFlags
+	output := choice{value: "text", valid: []string{"text", "json"}}
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check the networks of containers without sending a packet",
+		Long: `Look for what is wrong with the networks of containers: networks that overlap
+with routes, forwarding, filter rules, address translation, MTU, links, DNS
+servers. Nothing is sent and nothing is changed. Without a source all containers
+of this host are looked at.
+
+The exit status is 1 when there is an error; warnings and notes leave it 0.`,
+		Args: arguments(0, 0, "no argument"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			from, err := source.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer from.Close() //nolint:errcheck // a read-only descriptor
+			found, err := checkup(cmd.Context(), doctorConfig{source: from})
+			if err != nil {
+				return err
+			}
+			if found.Failed() {
+				env.status = exitFailed
+			}
+			if output.value == "json" {
+				return report.CheckupJSON(env.out, found)
+			}
+			options := report.TextOptions{Unicode: localeIsUTF8()}
+			if f, ok := env.out.(*os.File); ok && os.Getenv("NO_COLOR") == "" {
+				options.Color = term.IsTerminal(f.Fd())
+			}
+			return report.CheckupText(env.out, found, options)
+		},
+	}
+	source.register(cmd)
+	cmd.Flags().VarP(&output, "output", "o", "form of the output: text or json")
+	if err := cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(output.valid, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // the flag does not exist: a mistake in this file
+	}
+	return cmd
+}
+
+// doctorConfig says what is looked at.
+type doctorConfig struct {
+	source *container.Source
+	// survey is completed with the source. Tests name the host and the
+	// namespaces there.
+	survey topology.Config
+	// find opens a namespace of the snapshot for the files that it sees; nil
+	// means by its name.
+	find func(context.Context, *topology.Namespace) (*container.Source, error)
+}
+
+// checkup reads all that can be read and has it examined.
+func checkup(ctx context.Context, cfg doctorConfig) (*report.Checkup, error) {
+	cfg.survey.Source, cfg.survey.SourceName = cfg.source.NetNS, cfg.source.Name
+	snapshot, handles, left, err := topology.Survey(ctx, cfg.survey)
+	if err != nil {
+		return nil, err
+	}
+	defer handles.Close() //nolint:errcheck // read-only descriptors
+	snapshot, err = settled(ctx, snapshot, handles)
+	if err != nil {
+		return nil, err
+	}
+	in := doctor.Input{
+		Topology: snapshot, LeftOut: left,
+		Rules: make(map[string]*ruletrace.Ruleset), Unread: make(map[string]string),
+		Servers: make(map[string][]netip.Addr), Enter: make(map[string]string),
+	}
+	readRules(ctx, handles, &in)
+	readDocker(ctx, &in)
+	cfg.readServers(ctx, &in)
+	for i := range snapshot.Namespaces {
+		if name := snapshot.Namespaces[i].Name; name != topology.HostName {
+			in.Enter[name] = entering(name)
+		}
+	}
+	if cfg.source.PID != 0 && cfg.source.Name != topology.HostName {
+		in.Enter[snapshot.Source] = fmt.Sprintf("nsenter --target %d --net", cfg.source.PID)
+	}
+	found := doctor.Examine(in)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return &report.Checkup{
+		Schema: report.CheckupSchema, Tool: report.Tool{Version: version},
+		Source:   report.Source{Kind: string(cfg.source.Kind), Name: cfg.source.Name, Engine: cfg.source.Engine, NetNS: snapshot.Source},
+		Findings: found.Findings, Evidence: found.Evidence, Checked: found.Checked, Unchecked: found.Unchecked,
+	}, nil
+}
+
+// The time that is given to what changes by itself, such as duplicate address
+// detection.
+const (
+	settleTime = 3 * time.Second
+	settleStep = 250 * time.Millisecond
+)
+
+// settled takes the snapshot again until nothing in it is about to change, or
+// the time is over.
+func settled(ctx context.Context, snapshot *topology.Snapshot, handles *topology.Handles) (*topology.Snapshot, error) {
+	for range settleTime / settleStep {
+		if !snapshot.Unsettled() {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(settleStep):
+		}
+		snapshot = handles.Reread()
+	}
+	return snapshot, nil
+}
+
+// readRules reads the rulesets of the host and of the source: others' rules
+// explain nothing that is looked for.
+func readRules(ctx context.Context, handles *topology.Handles, in *doctor.Input) {
+	for _, name := range []string{topology.HostName, in.Topology.Source} {
+		ns := handles.Get(name)
+		if ns == nil || in.Rules[name] != nil {
+			continue
+		}
+		resolver := ruletrace.NewResolver(ns, name)
+		rules, err := resolver.Ruleset(ctx)
+		in.Rules[name] = rules
+		if err := errors.Join(err, resolver.Close()); err != nil {
+			in.Unread[name] = strings.ReplaceAll(err.Error(), "\n", "; ")
+		}
+	}
+}
+
+// readDocker reads the daemon's configuration and asks it for its networks. That
+// there is no Docker is no problem.
+func readDocker(ctx context.Context, in *doctor.Input) {
+	missing := func(err error) {
+		in.Missing = append(in.Missing, report.Unchecked{Check: "Docker's configuration", Reason: err.Error()})
+	}
+	networks, err := container.Networks(ctx, "")
+	if err != nil {
+		missing(err)
+	}
+	for _, n := range networks {
+		in.Docker.Networks = append(in.Docker.Networks, doctor.DockerNetwork(n))
+	}
+	host, err := container.Find(ctx, container.Config{})
+	if err != nil {
+		missing(err)
+		return
+	}
+	defer host.Close() //nolint:errcheck // a read-only descriptor
+	content, _, err := host.ReadEtc("docker/daemon.json")
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err == nil {
+		in.Docker.Config, err = doctor.ParseDaemon(content)
+	}
+	if err != nil {
+		missing(err)
+	}
+}
+
+// readServers reads the resolv.conf of every namespace that has a name or a
+// process.
+func (cfg *doctorConfig) readServers(ctx context.Context, in *doctor.Input) {
+	find := cfg.find
+	if find == nil {
+		find = byName
+	}
+	var mu sync.Mutex
+	var reading sync.WaitGroup
+	for i := range in.Topology.Namespaces {
+		ns := &in.Topology.Namespaces[i]
+		if ns.Name == topology.HostName {
+			continue
+		}
+		reading.Go(func() {
+			servers, err := serversOf(ctx, cfg.source, ns, find)
+			mu.Lock()
+			defer mu.Unlock()
+			in.Servers[ns.Name] = servers
+			if err != nil {
+				in.Missing = append(in.Missing, report.Unchecked{Check: "DNS servers", Reason: fmt.Sprintf("%s: %v", ns.Name, err)})
+			}
+		})
+	}
+	reading.Wait()
+}
+
+func serversOf(ctx context.Context, source *container.Source, ns *topology.Namespace, find func(context.Context, *topology.Namespace) (*container.Source, error)) ([]netip.Addr, error) {
+	if source.NetNS.ID() != ns.ID {
+		found, err := find(ctx, ns)
+		if err != nil || found == nil {
+			return nil, err
+		}
+		defer found.Close() //nolint:errcheck // a read-only descriptor
+		source = found
+	}
+	return resolve.Servers(source)
+}
+
+// byName opens a namespace by what topology calls it; nil when it is another one
+// by now, or has no files of its own.
+func byName(ctx context.Context, ns *topology.Namespace) (*container.Source, error) {
+	config := container.Config{NetNS: ns.Name}
+	if pid, found := strings.CutPrefix(ns.Name, "pid "); found {
+		config = container.Config{}
+		config.PID, _ = strconv.Atoi(pid)
+	}
+	if strings.ContainsAny(ns.Name, " #/") && config.PID <= 0 {
+		return nil, nil
+	}
+	found, err := container.Find(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	if found.NetNS.ID() != ns.ID {
+		return nil, found.Close()
+	}
+	return found, nil
+}
+
+// entering are the words that run a command in a namespace; empty when it cannot
+// be named.
+func entering(name string) string {
+	if pid, found := strings.CutPrefix(name, "pid "); found {
+		return "nsenter --target " + pid + " --net"
+	}
+	if id, found := strings.CutPrefix(name, "docker "); found && plainWord(id) {
+		return "nsenter --net=/run/docker/netns/" + id
+	}
+	if !plainWord(name) {
+		return ""
+	}
+	return "ip netns exec " + name
+}
+
+// plainWord reports whether a shell takes a name for one word, and no program for
+// an option.
+func plainWord(name string) bool {
+	return name != "" && name[0] != '-' && !strings.ContainsFunc(name, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r))
+	})
+}

@@ -1,0 +1,203 @@
+// Package doctor finds what is wrong with the networks of containers without a
+// packet being sent: from links, addresses, routes, rules and the configuration
+// of Docker. It is pure. A finding is an error only where it is certain that
+// packets which the network is there for are lost; what may be meant is a
+// warning, what is worth knowing a note.
+package doctor
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+
+	"github.com/pathtrace/pathtrace/internal/topology"
+	"github.com/pathtrace/pathtrace/report"
+	"github.com/pathtrace/pathtrace/ruletrace"
+)
+
+// The codes of findings that are no causes of a probe's end. They are a promise
+// to scripts, as those of causes are.
+const (
+	LegacyBesideNFT = "LEGACY_BESIDE_NFT"
+	RAIgnored       = "RA_IGNORED"
+	DockerConfig    = "DOCKER_CONFIG"
+)
+
+// The severities.
+const (
+	severe  = "error"
+	warning = "warning"
+	note    = "note"
+)
+
+// Input is what was read.
+type Input struct {
+	Topology *topology.Snapshot
+	// LeftOut is how many namespaces are not in the snapshot because there were
+	// too many.
+	LeftOut int
+	// Rules are the rulesets by namespace; Unread says why one is missing or
+	// not complete.
+	Rules  map[string]*ruletrace.Ruleset
+	Unread map[string]string
+	// Docker is what is known of Docker's networks.
+	Docker Docker
+	// Servers are the DNS servers of a namespace's resolv.conf; nil for one that
+	// was not read.
+	Servers map[string][]netip.Addr
+	// Enter is what has to stand before a command so that it runs in a
+	// namespace; no entry for the host.
+	Enter map[string]string
+	// Missing is what could not be read beside rules.
+	Missing []report.Unchecked
+}
+
+// Examination is what was found.
+type Examination struct {
+	Findings  []report.Finding
+	Evidence  []report.Evidence
+	Checked   []string
+	Unchecked []report.Unchecked
+}
+
+// checks are all that is looked at, in the order in which it is told.
+var checks = []struct {
+	name string
+	run  func(*exam)
+}{
+	{"links", (*exam).links},
+	{"addresses", (*exam).addresses},
+	{"overlapping networks", (*exam).overlaps},
+	{"Docker's configuration", (*exam).daemon},
+	{"routes", (*exam).routes},
+	{"forwarding", (*exam).forwarding},
+	{"filter rules", (*exam).filters},
+	{"address translation", (*exam).translations},
+	{"tools beside each other", (*exam).tools},
+	{"MTU", (*exam).mtu},
+	{"router advertisements", (*exam).advertisements},
+	{"conntrack table", (*exam).conntrack},
+	{"DNS servers", (*exam).servers},
+}
+
+// exam is one examination.
+type exam struct {
+	in       *Input
+	host     *topology.Namespace
+	networks []network
+	result   Examination
+	// check is the name of the check that runs, and well says that it found
+	// nothing worse than a note and could look everywhere.
+	check string
+	well  bool
+}
+
+// Examine makes all checks.
+func Examine(in Input) Examination {
+	e := &exam{in: &in, host: in.Topology.Namespace(topology.HostName)}
+	e.result.Unchecked = slices.Clone(in.Missing)
+	if e.host == nil {
+		e.check = "host"
+		e.unchecked("its namespace could not be looked into")
+		return e.result
+	}
+	for _, problem := range in.Topology.Problems {
+		e.check = "topology"
+		e.unchecked("%s", problem)
+	}
+	if in.LeftOut > 0 {
+		e.check = "topology"
+		e.unchecked("%d namespaces were left out, because there are too many; look at one container at a time", in.LeftOut)
+	}
+	e.networks = e.findNetworks()
+	for _, c := range checks {
+		e.check, e.well = c.name, true
+		c.run(e)
+		if e.well {
+			e.result.Checked = append(e.result.Checked, c.name)
+		}
+	}
+	order := []string{severe, warning, note}
+	slices.SortStableFunc(e.result.Findings, func(a, b report.Finding) int {
+		return cmp.Compare(slices.Index(order, a.Severity), slices.Index(order, b.Severity))
+	})
+	return e.result
+}
+
+// unchecked says why the running check could not be made.
+func (e *exam) unchecked(format string, values ...any) {
+	e.well = false
+	u := report.Unchecked{Check: e.check, Reason: fmt.Sprintf(format, values...)}
+	if !slices.Contains(e.result.Unchecked, u) {
+		e.result.Unchecked = append(e.result.Unchecked, u)
+	}
+}
+
+// fact adds evidence; the same fact has one id.
+func (e *exam) fact(kind, netns, format string, values ...any) string {
+	text := fmt.Sprintf(format, values...)
+	all := e.result.Evidence
+	i := slices.IndexFunc(all, func(v report.Evidence) bool { return v.Kind == kind && v.NetNS == netns && v.Text == text })
+	if i < 0 {
+		i = len(all)
+		e.result.Evidence = append(all, report.Evidence{ID: fmt.Sprintf("fact-%d", i+1), Kind: kind, NetNS: netns, Text: text})
+	}
+	return e.result.Evidence[i].ID
+}
+
+// find adds a finding; one that is there already is not added again.
+func (e *exam) find(f report.Finding) {
+	e.well = e.well && f.Severity == note
+	if f.Fix == nil {
+		f.Fix = []string{}
+	}
+	if !slices.ContainsFunc(e.result.Findings, func(g report.Finding) bool { return g.Code == f.Code && g.Summary == f.Summary }) {
+		e.result.Findings = append(e.result.Findings, f)
+	}
+}
+
+// commands are lines that run in a namespace. They are nil when pathtrace does
+// not know how to enter it, or when a name must not be written into a command.
+func (e *exam) commands(netns string, names []string, lines ...string) []string {
+	prefix := ""
+	if netns != topology.HostName {
+		if prefix = e.in.Enter[netns]; prefix == "" {
+			return nil
+		}
+		prefix += " "
+	}
+	if len(lines) == 0 || slices.ContainsFunc(names, func(n string) bool { return !plainName.MatchString(n) }) {
+		return nil
+	}
+	all := make([]string, len(lines))
+	for i, line := range lines {
+		all[i] = prefix + line
+	}
+	return all
+}
+
+// plainName is what both a shell and nft take for a single word.
+var plainName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_./-]*$`)
+
+func the(netns string) string {
+	if netns == topology.HostName {
+		return "the host"
+	}
+	return netns
+}
+
+func ipCommand(a netip.Addr) string {
+	if a.Is6() {
+		return "ip -6"
+	}
+	return "ip"
+}
+
+func family(a netip.Addr) string {
+	if a.Is6() {
+		return "IPv6"
+	}
+	return "IPv4"
+}

@@ -1,0 +1,136 @@
+package doctor
+
+import (
+	"net/netip"
+	"regexp"
+	"slices"
+
+	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/topology"
+)
+
+// network is a container network: an address of the host at a bridge, or at one
+// end of a pair, behind which namespaces are.
+type network struct {
+	link *topology.Link
+	// prefix is the host's address there with the network's length.
+	prefix  netip.Prefix
+	members []member
+	docker  *DockerNetwork
+}
+
+// member is a namespace in a network.
+type member struct {
+	ns      *topology.Namespace
+	link    *topology.Link
+	address netip.Addr
+	// served says that its way to the internet leads to the network's address
+	// on the host.
+	served bool
+}
+
+// Addresses that stand for any in the internet (RFC 5737, RFC 3849): only
+// routes for all of it contain them.
+var (
+	internet4 = netip.MustParseAddr("192.0.2.1")
+	internet6 = netip.MustParseAddr("2001:db8::1")
+)
+
+func internetOf(a netip.Addr) netip.Addr {
+	if a.Is6() {
+		return internet6
+	}
+	return internet4
+}
+
+// bridgeName are the names that engines give to their bridges.
+var bridgeName = regexp.MustCompile(`^(docker0|docker_gwbridge|br-[0-9a-f]{12}|br_.*|cni.*|podman.*|virbr.*|lxcbr.*|lxdbr.*|nerdctl.*)$`)
+
+// findNetworks lists the container networks of the host. An interface with a
+// default route leads out, and what hangs on it is the LAN.
+func (e *exam) findNetworks() []network {
+	var all []network
+	for i := range e.host.Links {
+		link := &e.host.Links[i]
+		if link.Role == capture.RoleUplink || link.Bridge != "" || link.Kind != "bridge" && link.Peer == nil {
+			continue
+		}
+		behind := e.behind(link)
+		if link.Kind == "bridge" && !bridgeName.MatchString(link.Name) && len(behind) == 0 {
+			continue
+		}
+		for _, prefix := range link.Addresses {
+			if prefix.Addr().IsLinkLocalUnicast() || prefix.IsSingleIP() {
+				continue
+			}
+			n := network{link: link, prefix: prefix, docker: e.in.Docker.network(link.Name)}
+			for _, far := range behind {
+				for _, p := range far.link.Addresses {
+					if prefix.Contains(p.Addr()) && p.Addr() != prefix.Addr() {
+						n.members = append(n.members, far.with(p.Addr(), prefix.Addr()))
+					}
+				}
+			}
+			// The far end of a pair may as well be a router of the host's.
+			if link.Kind == "bridge" || len(n.members) > 0 && !n.members[0].leadsOn() {
+				all = append(all, n)
+			}
+		}
+	}
+	return all
+}
+
+// behind are the namespaces at the other ends of a link's cables.
+func (e *exam) behind(link *topology.Link) []member {
+	var all []member
+	for i := range e.host.Links {
+		port := &e.host.Links[i]
+		if port.Peer == nil || port.Peer.NetNS == "" || port.Peer.NetNS == topology.HostName || port != link && port.Bridge != link.Name {
+			continue
+		}
+		ns := e.in.Topology.Namespace(port.Peer.NetNS)
+		if far := ns.Link(port.Peer.Interface); far != nil {
+			all = append(all, member{ns: ns, link: far})
+		}
+	}
+	return all
+}
+
+// with is the member with an address in a network whose gateway would be via.
+func (m member) with(a, via netip.Addr) member {
+	m.address = a
+	decision := m.ns.Lookup(topology.Query{Source: a, Target: internetOf(a)})
+	m.served = slices.ContainsFunc(decision.NextHops(), func(h topology.NextHop) bool {
+		return h.Interface == m.link.Name && (h.Gateway == via || h.Gateway.IsLinkLocalUnicast())
+	})
+	return m
+}
+
+// leadsOn reports whether the member is a router that has another way out than
+// the host.
+func (m member) leadsOn() bool {
+	forwards := m.ns.All.ForwardIPv4 && m.address.Is4() || m.ns.All.ForwardIPv6 && m.address.Is6()
+	return forwards && !m.served && m.ns.Lookup(topology.Query{Target: internetOf(m.address)}).Route != nil
+}
+
+// served is a member that sends by the host what is for the internet; nil when
+// there is none.
+func (n *network) served() *member {
+	for i := range n.members {
+		if n.members[i].served && n.members[i].link.Up {
+			return &n.members[i]
+		}
+	}
+	return nil
+}
+
+// way is the interface by which the host sends on what a member has for the
+// internet; nil when there is none, or when that is not certain.
+func (e *exam) way(n *network, m *member) (*topology.Link, topology.Decision) {
+	decision := e.host.Lookup(topology.Query{Source: m.address, Target: internetOf(m.address), Ingress: n.link.Name})
+	hops := decision.NextHops()
+	if decision.Undetermined || len(hops) != 1 || hops[0].Interface == n.link.Name {
+		return nil, decision
+	}
+	return e.host.Link(hops[0].Interface), decision
+}
