@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/pathtrace/pathtrace/packet"
 )
 
 // Ruleset are the rules of a namespace as text.
@@ -37,7 +40,7 @@ func (s *Ruleset) sort() {
 }
 
 // Class is a set of packets that a ruleset is asked about: all that have what is
-// given here, whatever else they are.
+// given here, whatever else they are, and whose destination nothing translated.
 type Class struct {
 	IPv6 bool
 	// Ingress and Egress are empty in hooks that do not know them.
@@ -47,6 +50,9 @@ type Class struct {
 	Source, Target netip.Addr
 	// State is conntrack's view: new or established.
 	State string
+	// Proto is 0 for any; the ports, of TCP and UDP, are 0 for any.
+	Proto                  packet.Proto
+	SourcePort, TargetPort uint16
 }
 
 // Course is what a base chain may do with the packets of a class.
@@ -269,9 +275,11 @@ func (c Class) saved(w []string) share {
 		case "--ctstate", "--state":
 			condition = c.state(strings.Split(strings.ToLower(value), ","))
 		case "-p", "--protocol":
-			if value == "all" {
-				condition = whole
-			}
+			condition = c.proto(value)
+		case "--dport", "--dports", "--destination-port", "--destination-ports":
+			condition = anyOf(strings.Split(value, ","), func(v string) share { return portIs(c.TargetPort, v, ":") })
+		case "--sport", "--sports", "--source-port", "--source-ports":
+			condition = anyOf(strings.Split(value, ","), func(v string) share { return portIs(c.SourcePort, v, ":") })
 		case "--dst-type":
 			condition = c.typeOf(c.Target, value)
 		case "--src-type":
@@ -379,9 +387,32 @@ func (c Class) match(w []string) (takes share, used int) {
 		return from(2, func(values []string) share {
 			return anyOf(values, func(v string) share { return c.address(address, v) })
 		})
+	case two == "meta l4proto" || two == "ip protocol" && !c.IPv6 || two == "ip6 nexthdr" && c.IPv6:
+		return from(2, func(values []string) share { return anyOf(values, c.proto) })
+	case w[0] == "tcp" || w[0] == "udp" || w[0] == "sctp" || w[0] == "icmp" || w[0] == "icmpv6":
+		is := c.proto(w[0])
+		if is == none || len(w) < 2 || w[1] != "dport" && w[1] != "sport" {
+			_, used := from(2, func([]string) share { return some })
+			return both(is, some), used
+		}
+		number := c.TargetPort
+		if w[1] == "sport" {
+			number = c.SourcePort
+		}
+		takes, used := from(2, func(values []string) share {
+			return anyOf(values, func(v string) share { return portIs(number, v, "-") })
+		})
+		return both(is, takes), used
 	case two == "ct state":
 		return from(2, c.state)
-	case w[0] == "ct" && len(w) > 1: // "ct status dnat" is no translation
+	case two == "ct status":
+		return from(2, func(values []string) share {
+			if len(values) == 1 && values[0] == "dnat" {
+				return none
+			}
+			return some
+		})
+	case w[0] == "ct" && len(w) > 1:
 		_, used := from(2, func([]string) share { return some })
 		return some, used
 	case two == "meta nfproto":
@@ -438,6 +469,47 @@ func interfaceIs(name, pattern, wildcard string) share {
 	case name == "":
 		return some
 	case name == pattern || wild && strings.HasPrefix(name, beginning):
+		return whole
+	}
+	return none
+}
+
+// proto compares the protocol with a name or a number.
+func (c Class) proto(name string) share {
+	if name == "all" || name == "0" {
+		return whole
+	}
+	number, err := strconv.Atoi(name)
+	if known, found := protocols[name]; found {
+		number, err = int(known), nil
+	}
+	switch {
+	case c.Proto == 0 || err != nil:
+		return some
+	case int(c.Proto) == number:
+		return whole
+	}
+	return none
+}
+
+// protocols are the names that the tools print (protocols(5)).
+var protocols = map[string]packet.Proto{
+	"icmp": packet.ICMP, "icmpv6": packet.ICMPv6, "ipv6-icmp": packet.ICMPv6,
+	"tcp": packet.TCP, "udp": packet.UDP, "sctp": packet.SCTP,
+}
+
+// portIs compares a port with a number or a range.
+func portIs(number uint16, text, to string) share {
+	first, last, found := strings.Cut(text, to)
+	if !found {
+		last = first
+	}
+	from, err := strconv.Atoi(first)
+	until, err2 := strconv.Atoi(last)
+	switch {
+	case number == 0 || err != nil || err2 != nil:
+		return some
+	case from <= int(number) && int(number) <= until:
 		return whole
 	}
 	return none

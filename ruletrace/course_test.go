@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/pathtrace/pathtrace/packet"
 )
 
 // save makes a ruleset of what a save tool prints for the table filter.
@@ -71,6 +73,8 @@ func ends(t *testing.T, set *Ruleset, class Class) []string {
 
 var outward = Class{Ingress: "docker0", Egress: "eth0", Source: netip.MustParseAddr("172.17.0.2"), State: "new"}
 
+var web = Class{Ingress: "docker0", Egress: "eth0", Source: netip.MustParseAddr("172.17.0.2"), State: "new", Proto: packet.TCP, TargetPort: 443}
+
 func TestCoursesSaved(t *testing.T) {
 	t.Parallel()
 	back := Class{Ingress: "eth0", Egress: "docker0", Target: netip.MustParseAddr("172.17.0.2"), State: "established"}
@@ -128,6 +132,14 @@ func TestCoursesSaved(t *testing.T) {
 -A FORWARD -j SOMETHING`, outward, []string{"unknown FORWARD 1", "drop FORWARD policy"}},
 		{"queue", `:FORWARD DROP [0:0]
 -A FORWARD -j NFQUEUE --queue-num 0`, outward, []string{"unknown FORWARD 1", "drop FORWARD policy"}},
+		{"ports of the class", `:FORWARD DROP [0:0]
+-A FORWARD -p udp -m udp --dport 53 -j ACCEPT
+-A FORWARD -p tcp -m tcp --dport 1:442 -j ACCEPT
+-A FORWARD ! -p tcp -j ACCEPT
+-A FORWARD -p tcp -m multiport --dports 80,443 -j REJECT`, web, []string{"reject sure FORWARD 4"}},
+		{"pings of the class", `:FORWARD DROP [0:0]
+-A FORWARD -p tcp -m tcp --dport 443 -j ACCEPT
+-A FORWARD -p icmp -m icmp --icmp-type 8 -j ACCEPT`, Class{Ingress: "docker0", Egress: "eth0", Proto: packet.ICMP, State: "new"}, []string{"accept FORWARD 2", "drop FORWARD policy"}},
 		{"to itself", `:FORWARD ACCEPT [0:0]
 -A FORWARD -m addrtype --dst-type LOCAL -j DROP
 -A FORWARD -m set --match-set blocked dst -j DROP`, outward, []string{"drop FORWARD 2", "accept FORWARD policy"}},
@@ -164,7 +176,9 @@ func TestCoursesListed(t *testing.T) {
 		{"state maps", Drop, []string{`ct state vmap { established : accept, invalid : drop }`}, outward, []string{"unknown base 1", "drop base policy"}},
 		{"jump", Drop, []string{`iifname "docker0" goto user`, `accept`}, outward, []string{"reject sure user 1"}},
 		{"missing chain", Drop, []string{`jump nowhere`}, outward, []string{"unknown base 1", "drop base policy"}},
-		{"fib", Accept, []string{`fib daddr type local drop`, `ct status dnat drop`}, outward, []string{"drop base 2", "accept base policy"}},
+		{"fib", Accept, []string{`fib daddr type local drop`, `ct status dnat drop`, `ct mark 1 drop`}, outward, []string{"drop base 3", "accept base policy"}},
+		{"ports of the class", Drop, []string{`udp dport 53 accept`, `tcp dport 80 accept`, `tcp sport 443 accept`, `meta l4proto { icmp, udp } accept`, `tcp dport { 80, 400-450 } tcp flags syn accept`}, web, []string{"accept base 3", "accept base 5", "drop base policy"}},
+		{"pings of the class", Drop, []string{`icmp type echo-request accept`, `tcp dport 443 accept`, `ip protocol icmp accept`}, Class{Ingress: "a", Egress: "b", Proto: packet.ICMP, State: "new"}, []string{"accept base 1", "accept base 3"}},
 		{"commented", Accept, []string{`iifname "docker0" drop comment "accept"`}, outward, []string{"drop sure base 1"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

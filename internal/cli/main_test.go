@@ -25,7 +25,7 @@ var update = flag.Bool("update", false, "write what is compared: scripts and the
 
 // programs are what the test binary is for who calls it by one of these names,
 // which PATH leads to: pathtrace, and the helpers of the scripts.
-var programs = map[string]func(args []string) int{"pathtrace": Main, "when": when, "hold-nflog": holdNFLog}
+var programs = map[string]func(args []string) int{"pathtrace": Main, "when": when, "hold-nflog": holdNFLog, "cure": cure}
 
 func TestMain(m *testing.M) {
 	ruletrace.GuardMain()

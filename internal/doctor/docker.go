@@ -106,19 +106,19 @@ func (e *exam) bip(text string) {
 	if err != nil || bip.Bits() < bip.Addr().BitLen()-1 && bip.Addr() == bip.Masked().Addr() {
 		f := report.Finding{Code: DockerConfig, Severity: severe, Evidence: evidence}
 		f.Summary = fmt.Sprintf("daemon.json has %q for \"bip\", which has to be the bridge's own address in its network. Docker does not start with it.", text)
+		var line []string
 		if err == nil {
-			f.Summary += " In place of it:"
-			f.Fix = []string{fmt.Sprintf(`"bip": "%s/%d"`, bip.Addr().Next(), bip.Bits())}
+			line = []string{fmt.Sprintf(`"bip": "%s/%d"`, bip.Addr().Next(), bip.Bits())}
 		}
-		e.find(f)
+		e.advise(f, "In place of it:", line)
 		return
 	}
 	if r, first := e.rival(bip.Masked(), bip.Bits()); first {
 		advice, lines := diagnose.Renumber(e.in.Topology, &topology.Link{Name: "docker0"}, bip, e.in.Docker.taken()...)
-		e.find(report.Finding{
-			Code: diagnose.SubnetOverlap, Severity: warning, Fix: lines, Evidence: append(evidence, e.fact("route", topology.HostName, "%s", r.Text)),
-			Summary: fmt.Sprintf("daemon.json gives docker0 the network %s, and the route %q takes addresses of it. %s", bip.Masked(), r.Text, advice),
-		})
+		e.advise(report.Finding{
+			Code: diagnose.SubnetOverlap, Severity: warning, Evidence: append(evidence, e.fact("route", topology.HostName, "%s", r.Text)),
+			Summary: fmt.Sprintf("daemon.json gives docker0 the network %s, and the route %q takes addresses of it.", bip.Masked(), r.Text),
+		}, advice, lines)
 	}
 }
 
@@ -142,13 +142,13 @@ func (e *exam) pool(base netip.Prefix, size int) {
 		e.find(f)
 		return
 	}
+	var line []string
 	if base.Addr().Is4() && size >= 16 && size <= 28 {
 		if free := e.in.Topology.Free(max(16, size-4), e.in.Docker.taken()...); free.IsValid() {
-			f.Summary += " Another pool, which nothing known here overlaps:"
-			f.Fix = []string{fmt.Sprintf(`"default-address-pools": [{"base": "%s", "size": %d}]`, free, size)}
+			line = []string{fmt.Sprintf(`"default-address-pools": [{"base": "%s", "size": %d}]`, free, size)}
 		}
 	}
-	e.find(f)
+	e.advise(f, "Another pool, which nothing known here overlaps:", line)
 }
 
 // rival is a route that has addresses in common with a prefix from which

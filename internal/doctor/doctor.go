@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/report"
@@ -147,6 +148,15 @@ func (e *exam) fact(kind, netns, format string, values ...any) string {
 	return e.result.Evidence[i].ID
 }
 
+// advise adds a finding with commands, and the words before them when there are
+// any.
+func (e *exam) advise(f report.Finding, words string, fix []string) {
+	if len(fix) > 0 {
+		f.Summary, f.Fix = f.Summary+" "+words, fix
+	}
+	e.find(f)
+}
+
 // find adds a finding; one that is there already is not added again.
 func (e *exam) find(f report.Finding) {
 	e.well = e.well && f.Severity == note
@@ -186,6 +196,15 @@ func the(netns string) string {
 		return "the host"
 	}
 	return netns
+}
+
+// setting is the name of an interface's switch, as sysctl takes it also when the
+// interface has a dot in its own.
+func setting(ip, link, name string) string {
+	if strings.Contains(link, ".") {
+		return fmt.Sprintf("net/%s/conf/%s/%s", ip, link, name)
+	}
+	return fmt.Sprintf("net.%s.conf.%s.%s", ip, link, name)
 }
 
 func ipCommand(a netip.Addr) string {

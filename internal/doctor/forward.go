@@ -9,6 +9,7 @@ import (
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/diagnose"
 	"github.com/pathtrace/pathtrace/internal/topology"
+	"github.com/pathtrace/pathtrace/packet"
 	"github.com/pathtrace/pathtrace/report"
 	"github.com/pathtrace/pathtrace/ruletrace"
 )
@@ -56,13 +57,14 @@ func (e *exam) noWayOut(a netip.Addr) {
 			down = append(down, l)
 		}
 	}
+	var fix []string
 	if len(down) == 1 {
 		f.Code = diagnose.LinkDown
-		f.Summary += fmt.Sprintf(" %s, which has addresses, is down, and with it went the routes that lead out of it. After it is up, set its default route again:", down[0].Name)
-		f.Fix = e.commands(topology.HostName, []string{down[0].Name}, fmt.Sprintf("ip link set dev %s up", down[0].Name))
+		f.Summary += fmt.Sprintf(" %s, which has addresses, is down, and with it went the routes that lead out of it.", down[0].Name)
+		fix = e.commands(topology.HostName, []string{down[0].Name}, fmt.Sprintf("ip link set dev %s up", down[0].Name))
 		f.Evidence = append(f.Evidence, e.fact("link", topology.HostName, "%s: %s", down[0].Name, stateOf(down[0])))
 	}
-	e.find(f)
+	e.advise(f, "Then set its default route again:", fix)
 }
 
 // gateway looks for the machine that a member's default route leads to, where all
@@ -78,16 +80,15 @@ func (e *exam) gateway(n *network, m *member) {
 			return
 		}
 	}
-	e.find(report.Finding{
+	e.advise(report.Finding{
 		Code: diagnose.Neighbour, Severity: severe,
-		Summary: fmt.Sprintf("The %s default route of %s leads to %s, and nobody behind %s has that address. The host's is %s:", family(m.address), m.ns.Name, hops[0].Gateway, m.link.Name, n.prefix.Addr()),
-		Fix: e.commands(m.ns.Name, []string{m.link.Name},
-			fmt.Sprintf("%s route replace default via %s dev %s", ipCommand(m.address), n.prefix.Addr(), m.link.Name)),
+		Summary: fmt.Sprintf("The %s default route of %s leads to %s, and nobody behind %s has that address.", family(m.address), m.ns.Name, hops[0].Gateway, m.link.Name),
 		Evidence: []string{
 			e.fact("route", m.ns.Name, "%s goes to %s by %s", internetOf(m.address), hops[0].Gateway, m.link.Name),
 			e.fact("address", topology.HostName, "%s has %s", n.link.Name, n.prefix),
 		},
-	})
+	}, "The host's is another:", e.commands(m.ns.Name, []string{m.link.Name},
+		fmt.Sprintf("%s route replace default via %s dev %s", ipCommand(m.address), n.prefix.Addr(), m.link.Name)))
 }
 
 // nobodyHas reports whether no visible namespace has an address, or answers for
@@ -118,13 +119,14 @@ func (e *exam) defaultRoute(n *network, m *member) {
 		Summary:  fmt.Sprintf("%s has no %s default route.", m.ns.Name, family(m.address)),
 		Evidence: []string{e.fact("route", m.ns.Name, "no route to %s", internetOf(m.address))},
 	}
+	var fix []string
 	if out := e.uplink(m.address); out != nil && e.translated(m, out) {
 		f.Severity = severe
-		f.Fix = e.commands(m.ns.Name, []string{m.link.Name},
+		fix = e.commands(m.ns.Name, []string{m.link.Name},
 			fmt.Sprintf("%s route add default via %s dev %s", ipCommand(m.address), n.prefix.Addr(), m.link.Name))
 		f.Summary = fmt.Sprintf("%s has no %s default route, though the host translates what comes from its network: nothing that it sends to the internet leaves it.", m.ns.Name, family(m.address))
 	}
-	e.find(f)
+	e.advise(f, "To add it:", fix)
 }
 
 // uplink is the interface of the host's default route; nil when there is none,
@@ -151,12 +153,12 @@ func (e *exam) forwarding() {
 		case n.prefix.Addr().Is6() && !e.host.All.ForwardIPv6:
 			key = "net.ipv6.conf.all.forwarding"
 		case n.prefix.Addr().Is4() && !n.link.Settings.ForwardIPv4:
-			if key = "net.ipv4.conf." + n.link.Name + ".forwarding"; !e.host.All.ForwardIPv4 {
+			if key = setting("ipv4", n.link.Name, "forwarding"); !e.host.All.ForwardIPv4 {
 				key = "net.ipv4.ip_forward"
 			}
 		case m != nil && n.prefix.Addr().Is4():
 			if out, _ := e.way(n, m); out != nil && !out.Settings.ForwardIPv4 {
-				key = "net.ipv4.conf." + out.Name + ".forwarding"
+				key = setting("ipv4", out.Name, "forwarding")
 			}
 		}
 		if key == "" {
@@ -165,14 +167,13 @@ func (e *exam) forwarding() {
 		f := report.Finding{
 			Code: diagnose.ForwardingOff, Severity: severe,
 			Summary:  fmt.Sprintf("The host does not forward %s (%s = 0): containers reach nothing but the host.", family(n.prefix.Addr()), key),
-			Fix:      e.commands(topology.HostName, []string{n.link.Name}, "sysctl -w "+key+"=1"),
 			Evidence: []string{e.fact("setting", topology.HostName, "%s = 0", key)},
 		}
 		if m == nil {
 			f.Severity = warning
 			f.Summary = fmt.Sprintf("The host does not forward %s (%s = 0): containers that come to %s will reach nothing but the host.", family(n.prefix.Addr()), key, n.link.Name)
 		}
-		e.find(f)
+		e.advise(f, "To forward:", e.commands(topology.HostName, []string{n.link.Name}, "sysctl -w "+key+"=1"))
 	}
 }
 
@@ -195,32 +196,58 @@ func (e *exam) filters() {
 		}
 		request := ruletrace.Class{IPv6: m.address.Is6(), Ingress: n.link.Name, Egress: out.Name, Source: m.address, State: "new"}
 		answer := ruletrace.Class{IPv6: m.address.Is6(), Ingress: out.Name, Egress: n.link.Name, Target: m.address, State: "established"}
-		if !e.blocked(rules, request, fmt.Sprintf("What comes from %s and leaves by %s", n.link.Name, out.Name)) {
-			e.blocked(rules, answer, fmt.Sprintf("What comes back by %s for %s", out.Name, n.link.Name))
+		if !e.blocked(rules, usual(request), fmt.Sprintf("What comes from %s and leaves by %s", n.link.Name, out.Name)) {
+			e.blocked(rules, usual(answer), fmt.Sprintf("What comes back by %s for %s", out.Name, n.link.Name))
 		}
 		e.between(n, rules)
 	}
 }
 
-// blocked says which chain drops all packets of a class.
-func (e *exam) blocked(rules *ruletrace.Ruleset, class ruletrace.Class, what string) bool {
+// usual are the packets of a class that a container has most: connections to
+// port 443 and 80, and pings. Where all of them are lost nobody meant to let
+// something else pass only.
+func usual(c ruletrace.Class) []ruletrace.Class {
+	var all []ruletrace.Class
+	for _, port := range []uint16{443, 80} {
+		web := c
+		web.Proto, web.TargetPort = packet.TCP, port
+		if c.State == "established" {
+			web.TargetPort, web.SourcePort = 0, port
+		}
+		all = append(all, web)
+	}
+	ping := c
+	if ping.Proto = packet.ICMP; c.IPv6 {
+		ping.Proto = packet.ICMPv6
+	}
+	return append(all, ping)
+}
+
+// lost is the chain that no packet of a class gets through, and the place of it
+// among all of the hook; -1 when there is none.
+func lost(rules *ruletrace.Ruleset, class ruletrace.Class) ([]ruletrace.Course, int) {
 	courses, _ := rules.Courses(ruletrace.Forward, class)
-	i := slices.IndexFunc(courses, func(c ruletrace.Course) bool { return c.Lost() })
-	if i < 0 {
+	return courses, slices.IndexFunc(courses, func(c ruletrace.Course) bool { return c.Lost() })
+}
+
+// blocked says which chain drops all packets of some classes.
+func (e *exam) blocked(rules *ruletrace.Ruleset, classes []ruletrace.Class, what string) bool {
+	if slices.ContainsFunc(classes, func(c ruletrace.Class) bool { _, at := lost(rules, c); return at < 0 }) {
 		return false
 	}
+	courses, i := lost(rules, classes[0])
 	c := &courses[i]
 	end := decisive(c)
 	f := report.Finding{Code: diagnose.FilterDrop, Severity: severe, Evidence: []string{e.fact("rule", topology.HostName, "%s %s: %s", end.Rule.Backend, chainOf(&end.Rule), end.Rule.Text)}}
 	switch {
 	case end.Policy:
 		f.Code = diagnose.FilterPolicyDrop
-		f.Summary = fmt.Sprintf("%s is dropped by the policy of chain %s: no rule there accepts it.", what, chainOf(&end.Rule))
+		f.Summary = fmt.Sprintf("%s is dropped by the policy of chain %s: no rule there accepts it, be it a connection to port 443 or 80 or a ping.", what, chainOf(&end.Rule))
 	case end.Verdict == ruletrace.Reject:
 		f.Code = diagnose.FilterRejected
-		f.Summary = fmt.Sprintf("%s is rejected by a rule of chain %s (%s).", what, chainOf(&end.Rule), end.Rule.Text)
+		f.Summary = fmt.Sprintf("%s is rejected by a rule of chain %s (%s), be it a connection to port 443 or 80 or a ping.", what, chainOf(&end.Rule), end.Rule.Text)
 	default:
-		f.Summary = fmt.Sprintf("%s is dropped by a rule of chain %s (%s).", what, chainOf(&end.Rule), end.Rule.Text)
+		f.Summary = fmt.Sprintf("%s is dropped by a rule of chain %s (%s), be it a connection to port 443 or 80 or a ping.", what, chainOf(&end.Rule), end.Rule.Text)
 	}
 	for k := range courses {
 		if r := courses[k].Accepts(); r != nil && k != i {
@@ -231,9 +258,7 @@ func (e *exam) blocked(rules *ruletrace.Ruleset, class ruletrace.Class, what str
 			break
 		}
 	}
-	f.Summary += " If it is meant to pass:"
-	f.Fix = e.accept(end, class)
-	e.find(f)
+	e.advise(f, "If it is meant to pass:", e.accept(end, classes[0]))
 	return true
 }
 
@@ -330,12 +355,12 @@ func (e *exam) between(n *network, rules *ruletrace.Ruleset) {
 			e.fact("rule", topology.HostName, "%s %s: %s", end.Rule.Backend, chainOf(&end.Rule), end.Rule.Text),
 		},
 	}
+	var fix []string
 	if end.Policy {
 		f.Severity = warning
-		f.Summary += " If only bridging is meant:"
-		f.Fix = e.commands(topology.HostName, nil, "sysctl -w "+key+"=0")
+		fix = e.commands(topology.HostName, nil, "sysctl -w "+key+"=0")
 	}
-	e.find(f)
+	e.advise(f, "If only bridging is meant:", fix)
 }
 
 // translations looks for private networks whose addresses leave as they are.
@@ -398,11 +423,11 @@ func (e *exam) untranslated(n *network, m *member, out *topology.Link, d topolog
 		f.Severity = warning
 		f.Summary += fmt.Sprintf(" %s has no public address either, so a router out there translates prefixes: it has to translate this one as well, and to know the way back to it.", out.Name)
 	}
+	var fix []string
 	if f.Severity != note {
-		f.Summary += " To translate:"
-		f.Fix = e.masquerade(n, out)
+		fix = e.masquerade(n, out)
 	}
-	e.find(f)
+	e.advise(f, "To translate:", fix)
 }
 
 // nextHop is the visible namespace behind a way out that has the gateway.

@@ -73,12 +73,11 @@ func (e *exam) port(link *topology.Link) {
 		e.dead(e.host, link, severe, "nothing gets through it to "+behindPort(link))
 	case !link.Up || !link.Carrier:
 	case state == "listening" || state == "learning" || state == "disabled":
-		e.find(report.Finding{
+		e.advise(report.Finding{
 			Code: diagnose.PortBlocked, Severity: severe,
-			Summary:  fmt.Sprintf("The port %s of %s is %s, and only a forwarding port passes packets. The spanning tree lets it forward after twice the forward delay, 30 s unless set; to let it at once:", link.Name, link.Bridge, state),
-			Fix:      e.commands(topology.HostName, []string{link.Name}, fmt.Sprintf("ip link set dev %s type bridge_slave state 3", link.Name)),
+			Summary:  fmt.Sprintf("The port %s of %s is %s, and only a forwarding port passes packets. The spanning tree lets it forward after twice the forward delay, 30 s unless set.", link.Name, link.Bridge, state),
 			Evidence: []string{e.fact("link", topology.HostName, "%s: %s", link.Name, stateOf(link))},
-		})
+		}, "To let it at once:", e.commands(topology.HostName, []string{link.Name}, fmt.Sprintf("ip link set dev %s type bridge_slave state 3", link.Name)))
 	case state == "blocking":
 		e.find(report.Finding{
 			Code: diagnose.PortBlocked, Severity: note,
@@ -110,14 +109,12 @@ func (e *exam) addressOnPort(port, bridge *topology.Link) {
 		if p.Addr().IsLinkLocalUnicast() {
 			continue
 		}
-		f := report.Finding{
+		e.advise(report.Finding{
 			Code: diagnose.AddressOnPort, Severity: severe,
-			Summary:  fmt.Sprintf("The address %s is that of %s, a port of the bridge %s: what comes in by a port goes to the bridge, which does not answer for it. Move it to the bridge:", p, port.Name, bridge.Name),
+			Summary:  fmt.Sprintf("The address %s is that of %s, a port of the bridge %s: what comes in by a port goes to the bridge, which does not answer for it.", p, port.Name, bridge.Name),
 			Evidence: []string{e.fact("address", topology.HostName, "%s has %s", port.Name, p), e.fact("link", topology.HostName, "%s: %s", port.Name, stateOf(port))},
-			Fix: e.commands(topology.HostName, []string{port.Name, bridge.Name},
-				fmt.Sprintf("ip addr del %s dev %s", p, port.Name), fmt.Sprintf("ip addr add %s dev %s", p, bridge.Name)),
-		}
-		e.find(f)
+		}, "To move it to the bridge:", e.commands(topology.HostName, []string{port.Name, bridge.Name},
+			fmt.Sprintf("ip addr del %s dev %s", p, port.Name), fmt.Sprintf("ip addr add %s dev %s", p, bridge.Name)))
 	}
 }
 
@@ -146,12 +143,11 @@ func (e *exam) stray(ns *topology.Namespace, link, far *topology.Link) {
 		if n.link.Kind != "bridge" || !slices.ContainsFunc(link.Addresses, func(p netip.Prefix) bool { return n.prefix.Contains(p.Addr()) }) {
 			continue
 		}
-		e.find(report.Finding{
+		e.advise(report.Finding{
 			Code: diagnose.LinkDown, Severity: severe,
-			Summary:  fmt.Sprintf("%s, which leads to %s, is not a port of %s, whose network %s is in:", far.Name, ns.Name, n.link.Name, ns.Name),
-			Fix:      e.commands(topology.HostName, []string{far.Name, n.link.Name}, fmt.Sprintf("ip link set dev %s master %s", far.Name, n.link.Name)),
+			Summary:  fmt.Sprintf("%s, which leads to %s, is not a port of %s, whose network %s is in.", far.Name, ns.Name, n.link.Name, ns.Name),
 			Evidence: []string{e.fact("link", topology.HostName, "%s: %s", far.Name, stateOf(far)), e.fact("address", topology.HostName, "%s has %s", n.link.Name, n.prefix)},
-		})
+		}, "To make it one:", e.commands(topology.HostName, []string{far.Name, n.link.Name}, fmt.Sprintf("ip link set dev %s master %s", far.Name, n.link.Name)))
 		return
 	}
 }
@@ -164,15 +160,14 @@ func (e *exam) withoutAddress(ns *topology.Namespace, link, far *topology.Link) 
 		if len(hops) != 1 || hops[0].Interface != link.Name || !p.Contains(hops[0].Gateway) || !e.nobodyHas(hops[0].Gateway, ns, far) {
 			continue
 		}
-		e.find(report.Finding{
+		e.advise(report.Finding{
 			Code: diagnose.Neighbour, Severity: severe,
-			Summary: fmt.Sprintf("The default route of %s leads to %s, and %s of the host, at the other end, has no address:", ns.Name, hops[0].Gateway, far.Name),
-			Fix:     e.commands(topology.HostName, []string{far.Name}, fmt.Sprintf("ip addr add %s/%d dev %s", hops[0].Gateway, p.Bits(), far.Name)),
+			Summary: fmt.Sprintf("The default route of %s leads to %s, and %s of the host, at the other end, has no address.", ns.Name, hops[0].Gateway, far.Name),
 			Evidence: []string{
 				e.fact("route", ns.Name, "%s goes to %s by %s", internetOf(p.Addr()), hops[0].Gateway, link.Name),
 				e.fact("link", topology.HostName, "%s: %s, no address", far.Name, stateOf(far)),
 			},
-		})
+		}, "To give it that one:", e.commands(topology.HostName, []string{far.Name}, fmt.Sprintf("ip addr add %s/%d dev %s", hops[0].Gateway, p.Bits(), far.Name)))
 	}
 }
 
@@ -183,14 +178,15 @@ func (e *exam) dead(ns *topology.Namespace, link *topology.Link, severity, matte
 		Summary:  fmt.Sprintf("%s of %s has no carrier: nothing is at the other end, or that is down; %s.", link.Name, the(ns.Name), matter),
 		Evidence: []string{e.fact("link", ns.Name, "%s: %s", link.Name, stateOf(link))},
 	}
+	var lines []string
 	if !link.Up {
 		f.Summary = fmt.Sprintf("%s of %s is down; %s.", link.Name, the(ns.Name), matter)
-		f.Fix = e.commands(ns.Name, []string{link.Name}, fmt.Sprintf("ip link set dev %s up", link.Name))
-		if line := e.gatewayOf(ns, link); len(f.Fix) > 0 && line != "" {
-			f.Fix = append(f.Fix, e.commands(ns.Name, []string{link.Name}, line)...)
+		lines = append(lines, fmt.Sprintf("ip link set dev %s up", link.Name))
+		if line := e.gatewayOf(ns, link); line != "" {
+			lines = append(lines, line)
 		}
 	}
-	e.find(f)
+	e.advise(f, "To set it up:", e.commands(ns.Name, []string{link.Name}, lines...))
 }
 
 // gatewayOf is the command that puts back the default route that went when a
@@ -258,12 +254,11 @@ func (e *exam) usable(ns *topology.Namespace, link *topology.Link, p netip.Prefi
 			Summary: fmt.Sprintf("The address %s of %s cannot be used: somebody else on %s has it (duplicate address detection failed). Give one of the two another address, then remove it here and add it again.", p.Addr(), the(ns.Name), link.Name),
 		})
 	case slices.Contains(flags, "tentative") && !slices.Contains(flags, "optimistic") && link.Up && link.Carrier && !p.Addr().IsLinkLocalUnicast():
-		e.find(report.Finding{
+		e.advise(report.Finding{
 			Code: diagnose.AddressTentative, Severity: severe, Evidence: evidence(),
-			Summary: fmt.Sprintf("The address %s of %s cannot be used yet: duplicate address detection on %s has not ended, which takes a second or two. To add it without detection:", p.Addr(), the(ns.Name), link.Name),
-			Fix: e.commands(ns.Name, []string{link.Name},
-				fmt.Sprintf("ip -6 addr del %s dev %s", p, link.Name), fmt.Sprintf("ip -6 addr add %s dev %s nodad", p, link.Name)),
-		})
+			Summary: fmt.Sprintf("The address %s of %s cannot be used yet: duplicate address detection on %s has not ended, which takes a second or two.", p.Addr(), the(ns.Name), link.Name),
+		}, "To add it without detection:", e.commands(ns.Name, []string{link.Name},
+			fmt.Sprintf("ip -6 addr del %s dev %s", p, link.Name), fmt.Sprintf("ip -6 addr add %s dev %s nodad", p, link.Name)))
 	}
 }
 
@@ -275,12 +270,13 @@ func (e *exam) mtu() {
 		if m == nil {
 			continue
 		}
-		if out, _ := e.way(n, m); out != nil && out.MTU < m.link.MTU {
+		out, _ := e.way(n, m)
+		if out != nil && out.MTU < m.link.MTU {
 			e.tooLarge(m, out, warning, "leaves by it")
 		}
 		for k := range e.host.Links {
 			tunnel := &e.host.Links[k]
-			if tunnel.Role == capture.RoleTunnel && tunnel.Up && tunnel.MTU < m.link.MTU && e.routed(tunnel, m.address) {
+			if tunnel != out && tunnel.Role == capture.RoleTunnel && tunnel.Up && tunnel.MTU < m.link.MTU && e.routed(tunnel, m.address) {
 				e.tooLarge(m, tunnel, note, "goes into the tunnel")
 			}
 		}
@@ -304,13 +300,11 @@ func (e *exam) tooLarge(m *member, out *topology.Link, severity, how string) {
 			e.fact("link", topology.HostName, "%s: mtu %d", out.Name, out.MTU),
 		},
 	}
+	var fix []string
 	if severity != note {
-		f.Fix = e.commands(m.ns.Name, []string{m.link.Name}, fmt.Sprintf("ip link set dev %s mtu %d", m.link.Name, out.MTU))
-		if len(f.Fix) > 0 {
-			f.Summary += " To make them smaller at once (for good: \"mtu\" in daemon.json, or the network's option com.docker.network.driver.mtu):"
-		}
+		fix = e.commands(m.ns.Name, []string{m.link.Name}, fmt.Sprintf("ip link set dev %s mtu %d", m.link.Name, out.MTU))
 	}
-	e.find(f)
+	e.advise(f, "To make them smaller at once (for good: \"mtu\" in daemon.json, or the network's option com.docker.network.driver.mtu):", fix)
 }
 
 // advertisements looks for ways out that lose their routes because a host that
@@ -336,13 +330,12 @@ func (e *exam) advertisements() {
 		if link.Settings.AcceptRA != 1 || !link.Up || link.Bridge != "" || own || link.Kind == "loopback" || link.Role == capture.RoleTunnel || !hasAutomatic(link) {
 			continue
 		}
-		key := "net.ipv6.conf." + link.Name + ".accept_ra"
-		e.find(report.Finding{
+		key := setting("ipv6", link.Name, "accept_ra")
+		e.advise(report.Finding{
 			Code: RAIgnored, Severity: warning,
-			Summary:  fmt.Sprintf("The host forwards IPv6, so the kernel does not listen to router advertisements at %s while %s is 1, and the host has no IPv6 default route that lasts. If a router behind %s announces itself:", link.Name, key, link.Name),
-			Fix:      e.commands(topology.HostName, []string{link.Name}, "sysctl -w "+key+"=2"),
+			Summary:  fmt.Sprintf("The host forwards IPv6, so the kernel does not listen to router advertisements at %s while %s is 1, and the host has no IPv6 default route that lasts.", link.Name, key),
 			Evidence: []string{e.fact("setting", topology.HostName, "%s = 1", key), e.fact("setting", topology.HostName, "net.ipv6.conf.all.forwarding = 1")},
-		})
+		}, "If a router there announces itself:", e.commands(topology.HostName, []string{link.Name}, "sysctl -w "+key+"=2"))
 	}
 }
 
@@ -364,15 +357,14 @@ func (e *exam) conntrack() {
 		}
 		f := report.Finding{
 			Code: diagnose.ConntrackFull, Severity: warning,
-			Summary:  fmt.Sprintf("%s tracks %d flows of at most %d. When the table is full, packets of new flows are dropped. To allow more, on the machine itself:", upper(the(ns.Name)), c.Count, c.Max),
+			Summary:  fmt.Sprintf("%s tracks %d flows of at most %d. When the table is full, packets of new flows are dropped.", upper(the(ns.Name)), c.Count, c.Max),
 			Evidence: []string{e.fact("counter", ns.Name, "nf_conntrack_count %d of nf_conntrack_max %d", c.Count, c.Max)},
-			Fix:      []string{fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*c.Max)},
 		}
 		if c.Count >= c.Max {
 			f.Severity = severe
-			f.Summary = fmt.Sprintf("The conntrack table of %s is full: it tracks %d flows of at most %d, and packets of new flows are dropped. To allow more, on the machine itself:", the(ns.Name), c.Count, c.Max)
+			f.Summary = fmt.Sprintf("The conntrack table of %s is full: it tracks %d flows of at most %d, and packets of new flows are dropped.", the(ns.Name), c.Count, c.Max)
 		}
-		e.find(f)
+		e.advise(f, "To allow more, on the machine itself:", []string{fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*c.Max)})
 	}
 }
 

@@ -176,13 +176,11 @@ func (e *exam) taken(n *network, lost []astray) {
 	for i := range lost {
 		queries = append(queries, lost[i].query)
 	}
+	var fix []string
 	if f.Code != diagnose.RouteBlackhole {
-		f.Fix = e.commands(topology.HostName, nil, diagnose.LeadHome(e.host, n.link, n.prefix, queries...)...)
+		fix = e.commands(topology.HostName, nil, diagnose.LeadHome(e.host, n.link, n.prefix, queries...)...)
 	}
-	if len(f.Fix) > 0 {
-		f.Summary += fmt.Sprintf(" To lead what is for %s to %s again:", n.prefix.Masked(), n.link.Name)
-	}
-	e.find(f)
+	e.advise(f, fmt.Sprintf("To lead what is for %s to %s again:", n.prefix.Masked(), n.link.Name), fix)
 	if f.Code == diagnose.SubnetOverlap {
 		advice, lines := diagnose.Renumber(e.in.Topology, n.link, n.prefix, e.in.Docker.taken()...)
 		e.find(report.Finding{Code: f.Code, Severity: note, Summary: advice, Fix: lines, Evidence: evidence})
