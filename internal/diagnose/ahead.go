@@ -45,7 +45,7 @@ func (s *scene) ahead(v *report.Verdict) []report.Finding {
 		if o.code == v.Code || route && o.netns == v.NetNS || slices.ContainsFunc(found, func(f report.Finding) bool { return f.Code == o.code && f.Summary == o.words() }) {
 			continue
 		}
-		found = append(found, report.Finding{Code: o.code, Severity: "warning", Summary: o.words(), Fix: append([]string{}, o.fix...), Evidence: []string{o.evidence}})
+		found = append(found, report.Finding{Code: o.code, Severity: "warning", Summary: o.words(), Fix: append([]string{}, o.fix...), Evidence: []string{s.fact(o.kind, o.netns, "%s", o.fact)}})
 	}
 	return found
 }
@@ -58,8 +58,10 @@ func (s *scene) redirectedAnywhere() bool {
 
 // obstacle is something in the state of a namespace that stops packets.
 type obstacle struct {
-	code, netns, text, evidence string
-	fix                         []string
+	code, netns, text string
+	// kind and fact are its evidence.
+	kind, fact string
+	fix        []string
 }
 
 func (o *obstacle) words() string {
@@ -135,7 +137,7 @@ func (w *walk) forwarding(ns *topology.Namespace, q topology.Query) {
 		return
 	}
 	if on, key := forwards(ns, link, q.Target); !on {
-		o := obstacle{code: ForwardingOff, netns: ns.Name, text: fmt.Sprintf("it does not forward (%s = 0)", key), evidence: w.fact("setting", ns.Name, "%s = 0", key)}
+		o := obstacle{code: ForwardingOff, netns: ns.Name, text: fmt.Sprintf("it does not forward (%s = 0)", key), kind: "setting", fact: key + " = 0"}
 		o.fix = w.commands(ns.Name, nil, fmt.Sprintf("sysctl -w %s=1", key))
 		w.obstacles = append(w.obstacles, o)
 	}
@@ -145,7 +147,7 @@ func (w *walk) forwarding(ns *topology.Namespace, q topology.Query) {
 func (w *walk) route(o *outlook) {
 	nowhere := []string{"blackhole", "unreachable", "prohibit"}
 	add := func(code, text, fact string) {
-		w.obstacles = append(w.obstacles, obstacle{code: code, netns: o.ns.Name, text: text, evidence: w.fact("route", o.ns.Name, "%s", fact)})
+		w.obstacles = append(w.obstacles, obstacle{code: code, netns: o.ns.Name, text: text, kind: "route", fact: fact})
 	}
 	switch route, policy := o.decision.Route, o.decision.Policy; {
 	case route != nil && slices.Contains(nowhere, route.Type):
@@ -170,7 +172,7 @@ func (w *walk) overlapped(o *outlook) {
 			continue
 		}
 		w.obstacles = append(w.obstacles, obstacle{
-			code: SubnetOverlap, netns: o.ns.Name, evidence: w.fact("route", o.ns.Name, "%s", o.text()),
+			code: SubnetOverlap, netns: o.ns.Name, kind: "route", fact: o.text(),
 			text: fmt.Sprintf("its route %q takes the answer to %s, which is behind %s", o.text(), w.source, home.Name),
 		})
 	}
@@ -184,14 +186,14 @@ func (w *walk) cable(o *outlook) {
 	if port := o.farLink; blocked(port) && bridgeUp(o.far, port) {
 		w.obstacles = append(w.obstacles, obstacle{
 			code: PortBlocked, netns: o.far.Name, text: fmt.Sprintf("its port %s of the bridge %s is %s", port.Name, port.Bridge, port.Port.State),
-			evidence: w.fact("link", o.far.Name, "%s: %s", port.Name, stateOf(port)),
+			kind: "link", fact: fmt.Sprintf("%s: %s", port.Name, stateOf(port)),
 		})
 	}
 	f := deadLink(o)
 	if f == nil {
 		return
 	}
-	n := obstacle{code: LinkDown, netns: f.ns.Name, text: fmt.Sprintf("its %s %s", f.link.Name, f.how), evidence: w.fact("link", f.ns.Name, "%s: %s", f.link.Name, stateOf(f.link))}
+	n := obstacle{code: LinkDown, netns: f.ns.Name, text: fmt.Sprintf("its %s %s", f.link.Name, f.how), kind: "link", fact: fmt.Sprintf("%s: %s", f.link.Name, stateOf(f.link))}
 	if f.fix != "" {
 		n.fix = w.commands(f.ns.Name, []string{f.link.Name}, "ip "+f.fix)
 	}

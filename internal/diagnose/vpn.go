@@ -73,12 +73,7 @@ func (s *scene) leadPast(d *detour, other topology.Decision, link *topology.Link
 	if gateway.IsValid() {
 		via = fmt.Sprintf("%s via %s dev %s", d.query.Target, gateway, link.Name)
 	}
-	var ways []way
-	if !slices.ContainsFunc(d.ns.Routes, func(r topology.Route) bool { // the kernel takes no second one of one metric
-		return r.Table == mainTable && r.Destination == target && r.Metric == 0
-	}) {
-		ways = append(ways, way{routes: []topology.Route{route}, commands: []string{fmt.Sprintf("%s route add %s", ip, via)}})
-	}
+	ways := []way{{routes: []topology.Route{route}, commands: []string{fmt.Sprintf("%s route add %s", ip, via)}}}
 	if priority := d.first(); priority > 0 {
 		aside := route
 		aside.Table = d.freeTable()
