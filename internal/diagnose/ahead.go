@@ -103,6 +103,9 @@ func (w *walk) follow(ns *topology.Namespace, q topology.Query) {
 		if o.link != nil && o.owner == nil { // nobody has the next address: it could only be this one
 			if gateway := w.gateway(ns, o.link, q.Target); gateway.IsValid() {
 				o.next, o.owner = gateway, w.now(w.ownerOf(gateway))
+			} else if o.far != nil && o.farLink.Bridge == "" {
+				ns, q.Ingress = o.far, o.farLink.Name
+				continue
 			}
 		}
 		if o.noRoute() { // were there a default route, it could only be this one

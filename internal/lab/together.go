@@ -39,10 +39,11 @@ func (s *Scenario) Certain(a, b *Fault) bool {
 	if s.compare(a, b) > 0 {
 		first, second = b, a
 	}
-	lost, together := first.outcome.Outcome == "lost", first.where() == second.where()
+	lost, together := first.outcome.Outcome == "lost", s.place(first) == s.place(second)
 	switch {
 	case !first.ByRule() && !second.ByRule():
-		return !lost && !together
+		// Where an ICMP error is the outcome, the other may keep it from coming.
+		return !lost && !together && first.outcome.Outcome != "rejected"
 	case leg(first) < leg(second):
 		return true
 	case leg(first) == 1 && !(first.ByRule() && second.ByRule()):
@@ -59,8 +60,11 @@ func (s *Scenario) compare(a, b *Fault) int {
 func leg(f *Fault) int { return slices.Index([]string{"request", "reply"}, f.outcome.Leg) }
 
 // place is the position of a fault's namespace on its leg; -1 when it is not
-// on the scenario's way.
+// on the scenario's way. What is not sent never leaves the source.
 func (s *Scenario) place(f *Fault) int {
+	if f.outcome.Outcome == "unsent" {
+		return 0
+	}
 	path := s.Request
 	if f.outcome.Leg == "reply" {
 		path = s.Reply
