@@ -205,14 +205,19 @@ func replied(in *Input) report.Verdict {
 		v.Summary = departure(in) + "; what lies beyond is not visible; the answer came back."
 	}
 	if in.Data != nil {
-		v.Summary += dataWords(in.Data)
+		v.Summary += dataWords(in)
 	}
 	return v
 }
 
 // dataWords says how far data got whose way is not to be explained.
-func dataWords(d *Data) string {
-	if d.Ended && d.Acked < d.Bytes {
+func dataWords(in *Input) string {
+	d := in.Data
+	switch {
+	case d.Acked == d.Bytes:
+	case in.SendError != nil && d.Sent == 0:
+		return fmt.Sprintf(" No data could be sent then: %s.", in.SendError)
+	default:
 		return fmt.Sprintf(" The far end acknowledged %d of %d bytes and then ended the connection.", d.Acked, d.Bytes)
 	}
 	return fmt.Sprintf(" All %d bytes that were then sent were acknowledged.", d.Bytes)
@@ -399,6 +404,11 @@ func replyEnded(in *Input) report.Verdict {
 func requestEnded(in *Input) report.Verdict {
 	end := &in.Path.Request.End
 	v := report.Verdict{Leg: "request", NetNS: end.NetNS, Interface: end.Interface, Evidence: end.Evidence, Confidence: report.Observed}
+	if underWay(in) {
+		v.Outcome, v.Code, v.Confidence = report.Inconclusive, Inconclusive, report.Assumed
+		v.Summary = fmt.Sprintf("The time was up, %s, when more was under way: nothing was seen to be lost.", in.Waited)
+		return v
+	}
 	if in.Interrupted && end.Kind != path.Vanished {
 		v.Outcome, v.Code = report.Inconclusive, Inconclusive
 		v.Summary = "Interrupted before an outcome was known."
@@ -435,6 +445,13 @@ func requestEnded(in *Input) report.Verdict {
 		v.Summary += " An answer may have been missed: " + blind + "."
 	}
 	return v
+}
+
+// underWay reports whether data was still being acknowledged when the time was
+// up: what is missing was not repeated, and nothing says that it was dropped.
+func underWay(in *Input) bool {
+	end := &in.Path.Request.End
+	return in.Probe.Segment != nil && in.Data.Acked > 0 && in.Path.Sending.Times < 2 && end.Kind != path.Dropped && end.Drop == nil
 }
 
 // unseen judges a probe that no sensor saw. No evidence speaks for that.

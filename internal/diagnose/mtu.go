@@ -20,7 +20,8 @@ type narrow struct {
 	// that the packet did not fit, nil when it is not known.
 	ns   *topology.Namespace
 	link *topology.Link
-	// size is the packet's length with its IP header, mtu the largest that fits.
+	// size is the packet's length with its IP header, mtu the largest that fits,
+	// 0 when it is not known.
 	size, mtu int
 	// route is what set the MTU where that is not the link.
 	route *topology.Route
@@ -58,7 +59,7 @@ func mtuExceeded(s *scene) *cause {
 		c.summary += fmt.Sprintf(" All the same nothing smaller was acknowledged within %s.", s.in.Waited)
 	}
 	c.advice, c.fix = n.widen(s)
-	if c.fix == nil {
+	if c.fix == nil && n.mtu > 0 {
 		c.advice = fmt.Sprintf("A packet of at most %d bytes fits%s. Programs that heed the error send no larger ones from then on.", n.mtu, dataOf(s, n.mtu))
 	}
 	return c
@@ -81,7 +82,7 @@ func (s *scene) answerTooBig() *cause {
 		c.code, c.summary = MTUBlackhole, n.words(s)+". "+said
 	}
 	c.advice, c.fix = n.widen(s)
-	if c.fix == nil {
+	if c.fix == nil && n.mtu > 0 {
 		c.advice = fmt.Sprintf("A packet of at most %d bytes fits%s.", n.mtu, dataOf(s, n.mtu))
 	}
 	return c
@@ -133,7 +134,7 @@ func mtuBlackhole(s *scene) *cause {
 	if c.fix == nil && n.ns != nil {
 		c.advice, c.fix = s.clamp(n.ns.Name, 0)
 	}
-	if c.advice == "" {
+	if c.advice == "" && n.mtu > 0 {
 		c.advice = fmt.Sprintf("Until the error gets through, send no packet of more than %d bytes%s.", n.mtu, dataOf(s, n.mtu))
 	}
 	return c
@@ -212,12 +213,16 @@ func (s *scene) tooBigToRoute(h *packet.Header) *narrow {
 		return nil
 	}
 	n := limit(ns, s.query(ns))
+	a, counter := &s.in.Path.Answer, fragFails(h)
+	said := d != nil && d.Reason == "PKT_TOO_BIG" || a.TooBig && a.NetNS == ns.Name
+	if said && (n == nil || n.mtu >= path.Length(h)) {
+		return &narrow{ns: ns, mtu: a.MTU, confidence: report.Observed} // by something that is not looked at
+	}
 	if n == nil || n.mtu >= path.Length(h) || h.Version == 4 && !h.DontFragment {
 		return nil
 	}
-	a, counter := &s.in.Path.Answer, fragFails(h)
 	switch grown := s.grew(ns.Name, counter); {
-	case d != nil && d.Reason == "PKT_TOO_BIG", a.TooBig && a.NetNS == ns.Name:
+	case said:
 		n.confidence = report.Observed
 	case (d == nil || d.Reason == skbdrop.NotSpecified) && grown > 0:
 		n.confidence, n.counter = report.Reconstructed, counter
@@ -312,8 +317,13 @@ func (n *narrow) words(s *scene) string {
 	case s.in.Probe.Segment != nil:
 		what = "The first segment that was not"
 	}
-	text := fmt.Sprintf("%s, a packet of %d bytes, is larger than the MTU %d", what, n.size, n.mtu)
+	text := fmt.Sprintf("%s, a packet of %d bytes, is larger than the MTU", what, n.size)
+	if n.mtu != 0 {
+		text += fmt.Sprintf(" %d", n.mtu)
+	}
 	switch {
+	case n.ns != nil && n.link == nil:
+		return text + fmt.Sprintf(" that %s has for the way on", the(n.ns.Name))
 	case n.ns == nil && s.in.Path.Answer.NetNS != "":
 		return text + fmt.Sprintf(" that %s has for the way on", the(s.in.Path.Answer.NetNS))
 	case n.ns == nil:
@@ -353,12 +363,14 @@ func dataOf(s *scene, mtu int) string {
 // cause begins a cause that is at the place.
 func (n *narrow) cause(s *scene) *cause {
 	c := &cause{confidence: n.confidence, evidence: slices.Clone(n.evidence)}
-	if n.ns != nil {
-		c.netns, c.iface = n.ns.Name, n.link.Name
-	}
 	end := &s.in.Path.Request.End
 	if n.leg == "reply" {
 		end = &s.in.Path.Reply.End
+	}
+	if n.link != nil {
+		c.netns, c.iface = n.ns.Name, n.link.Name
+	} else if n.ns != nil {
+		c.netns, c.iface = n.ns.Name, end.Interface
 	}
 	c.evidence = append(c.evidence, end.Evidence...)
 	switch {
@@ -375,7 +387,7 @@ func (n *narrow) cause(s *scene) *cause {
 // widen proposes the MTU that the other end of the link has already, when the
 // packet fits that: the two ends of a cable are to agree.
 func (n *narrow) widen(s *scene) (string, []string) {
-	if n.ns == nil || n.route != nil || n.link.Peer == nil {
+	if n.link == nil || n.route != nil || n.link.Peer == nil {
 		return "", nil
 	}
 	far := s.now(n.link.Peer.NetNS).Link(n.link.Peer.Interface)
@@ -456,10 +468,11 @@ func (s *scene) clamp(netns string, size int) (string, []string) {
 // tunnel for IPv4.
 const safe = 1280
 
-// often is how many times a segment has to be lost before its size is to blame:
-// the first repetition may follow within a millisecond, in the same burst of
-// loss, the second comes a fifth of a second later (TCP_RTO_MIN).
-const often = 3
+// Often is how many times a segment has to be lost before it is more than the
+// loss that TCP is made for: the first repetition may follow within a
+// millisecond, in the same burst, the next one a fifth of a second later
+// (TCP_RTO_MIN).
+const Often = 3
 
 // narrowBeyond: the data left what is visible again and again and was not
 // acknowledged, while a smaller packet from behind it in the stream arrived: the
@@ -471,7 +484,7 @@ func (s *scene) narrowBeyond() *cause {
 		return nil
 	}
 	size := path.Length(&p.Request.Last.Header)
-	if p.Sending.Times < often || p.Sending.Passed == 0 || p.Sending.Passed >= size || size <= safe || !s.in.Sensors.Captured[s.end.NetNS] {
+	if p.Sending.Times < Often || p.Sending.Passed == 0 || p.Sending.Passed >= size || size <= safe || !s.in.Sensors.Captured[s.end.NetNS] {
 		return nil
 	}
 	c := &cause{

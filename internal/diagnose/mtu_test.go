@@ -71,12 +71,14 @@ func TestMTUBlackhole(t *testing.T) {
 		{"sent twice", func(o *outward) { o.path.Sending.Times = 2 }, diagnose.NoReply, report.Observed},
 		{"nothing smaller arrived", func(o *outward) { o.path.Sending.Passed = 0 }, diagnose.NoReply, report.Observed},
 		{"packets of that size arrived before", func(o *outward) { o.input.Data.Full, o.input.Data.Acked = true, 1464 }, diagnose.NoReply, report.Observed},
+		{"more is under way", func(o *outward) { o.input.Data.Acked, o.path.Sending.Times = 1464, 1 }, diagnose.Inconclusive, report.Assumed},
 		{"no larger than what every link carries", func(o *outward) { o.path.Request.Last.Header.PayloadLength = 1200 }, diagnose.NoReply, report.Observed},
 		{"an error of another kind came", func(o *outward) {
 			o.path.Answer = path.Answer{Kind: path.Error}
 			o.path.Reply = path.Leg{End: path.End{Kind: path.Left, NetNS: topology.HostName}}
 		}, diagnose.ReplyLostHere, report.Observed},
 		{"the kernel says so", func(o *outward) { o.stopped(1400, tooBig, 0) }, diagnose.MTUBlackhole, report.Observed},
+		{"the kernel says so, for a reason that is not looked at", func(o *outward) { o.stopped(1500, tooBig, 0) }, diagnose.MTUBlackhole, report.Observed},
 		{"its counter says so", func(o *outward) { o.stopped(1400, nil, 1) }, diagnose.MTUBlackhole, report.Reconstructed},
 		{"a counter, and the kernel gives no reason", func(o *outward) {
 			o.stopped(1400, &skbdrop.Drop{NetNS: topology.HostName, Reason: skbdrop.NotSpecified}, 1)

@@ -4,7 +4,9 @@ package live
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"time"
 
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/diagnose"
@@ -17,47 +19,52 @@ const (
 	// MaxSendBytes bounds Config.SendBytes: each segment is kept as often as it
 	// is seen.
 	MaxSendBytes = 1 << 18
-	// trailer is the size of the small segment that follows the first one.
+	// trailer is the size of the small segment that follows the first one when
+	// that is not acknowledged within grace.
 	trailer = 16
+	grace   = 100 * time.Millisecond
 	// tracedBytes is how many bytes of data the trace is given a packet for: with
 	// its acknowledgement, in the smallest segments that are usual.
 	tracedBytes = 256
 )
 
 // sendData sends data over the connection of a try. The first segment is full
-// and alone in its packet, as segmentation offload would have it otherwise; the
-// second is small, so that the far end says whether small ones pass when the
-// first does not. The rest follows when both were acknowledged. When they were
-// not, the try is about the first byte that was not.
+// and alone in its packet, as segmentation offload would not have it. When it is
+// not acknowledged soon, a small one follows, so that the far end says whether
+// small ones pass: not at once, since what receives may put the two into one. The
+// rest follows when the first was acknowledged. When all is not in the end, the
+// try is about the first byte that is missing.
 func (r *run) sendData(ctx context.Context, tcp *probe.TCP, t *try) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
 	t.data = &diagnose.Data{Bytes: r.cfg.SendBytes}
 	syn := &r.join(t.probe).Request.First.Header
-	start := syn.Seq + 1
 	size, err := tcp.Established(ctx)
 	if err != nil {
 		t.sendError = err
 		return
 	}
 	first := min(size, r.cfg.SendBytes)
-	second := min(trailer, r.cfg.SendBytes-first)
-	for _, part := range [][]int{{first, second}, {r.cfg.SendBytes - first - second}} {
-		for _, length := range part {
-			if length > 0 && err == nil {
-				err = tcp.Send(ctx, length)
-				t.data.Sent += length
-			}
+	send := func(ctx context.Context, length int) {
+		if length > 0 && err == nil {
+			err = tcp.Send(ctx, length)
+			t.data.Sent += length
 		}
 		r.awaitAll(ctx, t, syn, first)
-		if t.data.Acked < t.data.Sent {
-			break
-		}
 	}
+	soon, stop := context.WithTimeout(ctx, grace)
+	defer stop()
+	send(soon, first)
+	if errors.Is(soon.Err(), context.DeadlineExceeded) {
+		send(ctx, min(trailer, r.cfg.SendBytes-t.data.Sent))
+	}
+	if t.data.Acked == t.data.Sent {
+		send(ctx, r.cfg.SendBytes-t.data.Sent)
+	}
+	t.sendError = err
 	t.data.Full = t.data.Acked >= first
-	if t.data.Acked < t.data.Sent && !t.data.Ended {
-		t.probe.Segment = r.missing(t.probe.NetNS, syn, start+uint32(t.data.Acked), first)
-		t.sendError = err
+	if t.data.Acked < t.data.Bytes && !t.data.Ended {
+		t.probe.Segment = r.missing(t.probe.NetNS, syn, syn.Seq+1+uint32(t.data.Acked), first)
 		if err := tcp.Abort(); err != nil {
 			r.cfg.Log("abort the connection: %v", err)
 		}

@@ -319,14 +319,18 @@ func (r *run) progress(probe path.Probe) progress {
 		switch {
 		case p.Answer.Unexpected:
 			return ending // the one that is expected may follow
-		case probe.Segment != nil && p.Answer.Kind == path.Error && p.Request.End.Kind != path.Dropped:
-			return open // TCP tries again, perhaps with less
+		case probe.Segment == nil || p.Answer.Kind != path.Error:
+			return decided
+		case p.Request.End.Kind != path.Dropped:
+			return open // TCP goes on, perhaps with less
 		}
-		return decided
 	}
 	if r.evidence.hasUnresolved() {
 		r.resolve()
 		p = r.join(probe)
+	}
+	if probe.Segment != nil && p.Sending.Times < diagnose.Often {
+		return open // what was lost once may get there when TCP repeats it
 	}
 	dropped := func(end path.End) bool { return end.Kind == path.Vanished && end.Drop != nil }
 	switch {

@@ -2,10 +2,13 @@ package live_test
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/pathtrace/pathtrace/internal/lab"
 	"github.com/pathtrace/pathtrace/internal/live"
@@ -70,6 +73,41 @@ func TestDataToPublishedPort(t *testing.T) {
 				t.Errorf("%d bytes were acknowledged (%v): %s", acked, err, r.Verdict.Summary)
 			}
 		})
+	}
+}
+
+// TestDataTooSlow has a server that reads nothing, so that its window closes:
+// nothing is lost, and not all is acknowledged when the time is up.
+func TestDataTooSlow(t *testing.T) {
+	t.Parallel()
+	n := build(t, "docker-bridge", lab.Options{})
+	var listener net.Listener
+	if err := n.NetNS("cnt02").Do(func() (err error) {
+		listener, err = net.Listen("tcp4", ":7")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if err := listener.(*net.TCPListener).SetDeadline(time.Now().Add(timeout)); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := listener.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 8192) }); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := connection(n, "cnt01", "172.17.0.3:7")
+	cfg.SendBytes, cfg.Timeout = 100_000, impatient
+	r := trace(t, n, cfg)
+	if r.Verdict.Outcome != report.Inconclusive || !strings.Contains(r.Verdict.Summary, "nothing was seen to be lost") {
+		t.Errorf("%s %s: %s", r.Verdict.Outcome, r.Verdict.Code, r.Verdict.Summary)
+		t.Log(text(t, r))
 	}
 }
 
@@ -197,6 +235,19 @@ func TestLargePing(t *testing.T) {
 	}
 }
 
+// TestPingAgain sends a ping that is too big twice: what the source learnt of the
+// first does not keep the second from coming to the place again.
+func TestPingAgain(t *testing.T) {
+	t.Parallel()
+	n := build(t, "docker-bridge", lab.Options{Break: "uplink-mtu"})
+	for range 2 {
+		r := trace(t, n, probing(n, n.Scenario.ProbeOf("uplink-mtu")))
+		if r.Verdict.Outcome != report.Rejected || r.Verdict.Code != "MTU_EXCEEDED" || r.Verdict.NetNS != lab.HostName {
+			t.Errorf("%s %s in %s, want rejected MTU_EXCEEDED in host", r.Verdict.Outcome, r.Verdict.Code, r.Verdict.NetNS)
+		}
+	}
+}
+
 // TestLinkMTU shows what a link hands on to one with a smaller MTU: a VLAN tag
 // more, and frames of segmentation offload of any size.
 func TestLinkMTU(t *testing.T) {
@@ -223,28 +274,39 @@ func TestLinkMTU(t *testing.T) {
 }
 
 // TestMTUOutOfSight has the small link where nobody can look: what the far
-// router says is believed, and what it does not say is concluded.
+// router says is believed, and what it does not say is concluded. What is
+// proposed against that is in the words of the host's own rules, and helps.
 func TestMTUOutOfSight(t *testing.T) {
 	t.Parallel()
+	said := verdict{Outcome: report.Rejected, Leg: "request", Code: "MTU_EXCEEDED", NetNS: lab.HostName, Confidence: report.Observed}
+	silent := verdict{Outcome: report.Lost, Leg: "request", Code: "MTU_BLACKHOLE", NetNS: lab.HostName, Confidence: report.Reconstructed}
 	for _, tt := range []struct {
-		fault string
-		want  verdict
+		fault   string
+		backend lab.Backend
+		want    verdict
 	}{
-		{"mtu@router", verdict{Outcome: report.Rejected, Leg: "request", Code: "MTU_EXCEEDED", NetNS: lab.HostName, Confidence: report.Observed}},
-		{"mtu-silent@router", verdict{Outcome: report.Lost, Leg: "request", Code: "MTU_BLACKHOLE", NetNS: lab.HostName, Confidence: report.Reconstructed}},
-		{"mtu-silent4@router", verdict{Outcome: report.Lost, Leg: "request", Code: "MTU_BLACKHOLE", NetNS: lab.HostName, Confidence: report.Reconstructed}},
+		{"mtu@router", lab.NFT, said},
+		{"mtu-silent@router", lab.NFT, silent},
+		{"mtu-silent@router", lab.IPTablesNFT, silent},
+		{"mtu-silent4@router", lab.NFT, silent},
+		{"mtu-silent4@router", lab.IPTablesLegacy, silent},
 	} {
-		t.Run(tt.fault, func(t *testing.T) {
+		t.Run(fmt.Sprint(tt.fault, " ", tt.backend), func(t *testing.T) {
 			t.Parallel()
-			n := build(t, "ipv6-masquerade", lab.Options{Break: tt.fault, Opaque: true})
+			n := build(t, "ipv6-masquerade", lab.Options{Break: tt.fault, Backend: tt.backend, Opaque: true})
 			cfg := probing(n, n.Scenario.ProbeOf(tt.fault))
 			cfg.Timeout = 2 * impatient
 			r := trace(t, n, cfg)
 			tell(t, tt.want, verdict{
 				Outcome: r.Verdict.Outcome, Leg: r.Verdict.Leg, Code: r.Verdict.Code, NetNS: r.Verdict.NetNS, Confidence: r.Verdict.Confidence,
 			})
-			if t.Failed() {
+			if t.Failed() || tt.want.Code == said.Code {
 				t.Log(text(t, r))
+				return
+			}
+			mend(t, n, r)
+			if well := trace(t, n, cfg); !heals(well, cfg) {
+				t.Errorf("after what was proposed:\n%s", text(t, well))
 			}
 		})
 	}
