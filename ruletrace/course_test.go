@@ -44,8 +44,8 @@ func listed(policy Verdict, chains map[string][]string) *Ruleset {
 	return set
 }
 
-// ends are the ends of the first chain of forward in words.
-func ends(t *testing.T, set *Ruleset, class Class) []string {
+// finishes are the ends of the first chain of forward in words.
+func finishes(t *testing.T, set *Ruleset, class Class) []string {
 	t.Helper()
 	courses, ok := set.Courses(Forward, class)
 	if !ok || len(courses) == 0 {
@@ -147,7 +147,7 @@ func TestCoursesSaved(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			set := save(IPTablesNFT, "ip", "*filter\n"+tt.rules+"\nCOMMIT\n")
-			if diff := cmp.Diff(tt.want, ends(t, set, tt.class)); diff != "" {
+			if diff := cmp.Diff(tt.want, finishes(t, set, tt.class)); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})
@@ -184,7 +184,7 @@ func TestCoursesListed(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			set := listed(tt.policy, map[string][]string{"base": tt.rules, "user": {"reject with icmpx admin-prohibited"}})
-			if diff := cmp.Diff(tt.want, ends(t, set, tt.class)); diff != "" {
+			if diff := cmp.Diff(tt.want, finishes(t, set, tt.class)); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})

@@ -88,6 +88,10 @@ type Input struct {
 	// NAT are the addresses that rules translate to today, in the namespaces of
 	// Path.Older.
 	NAT map[string]ruletrace.NATAddresses
+	// Redirects are the rules that would translate the destination of the request,
+	// if its flow were new, in those namespaces; absent where none would, or that
+	// is not certain.
+	Redirects map[string]ruletrace.Rule
 	// Discovery is what was seen of ARP and neighbour discovery, whoever asked.
 	// It need not be complete.
 	Discovery []capture.Sighting

@@ -9,17 +9,22 @@ import (
 	"github.com/pathtrace/pathtrace/nat"
 	"github.com/pathtrace/pathtrace/packet"
 	"github.com/pathtrace/pathtrace/report"
+	"github.com/pathtrace/pathtrace/ruletrace"
 )
 
 // conntrackStale: the packet belongs to a flow that was in the table before it,
-// so no rule of the nat tables was asked; the flow's translation leads to an
-// address that no rule leads to today and that is none of the namespace's own,
-// and the packet was seen to be translated so.
+// so no rule of the nat tables was asked. Either the flow's translation leads to
+// an address that no rule leads to today and that is none of the namespace's own,
+// and the packet was seen to be translated so; or the flow keeps its destination
+// although a rule would translate it today, and the packet ended with that.
 func conntrackStale(s *scene) *cause {
 	for i := range s.in.Path.Older {
 		older := &s.in.Path.Older[i]
 		if t := s.outdated(older); t != nil {
 			return s.stale(older, t)
+		}
+		if rule, ok := s.in.Redirects[older.Flow.NetNS]; ok && s.kept(older, rule) {
+			return s.unasked(older, rule)
 		}
 	}
 	return nil
@@ -48,6 +53,49 @@ func (s *scene) outdated(older *path.Older) *report.Translation {
 	return nil
 }
 
+// kept reports whether the request ended in the namespace of an older flow with
+// the destination that it came with, in a place behind the rules for it, and did
+// not meet the one that would have translated it.
+func (s *scene) kept(older *path.Older, rule ruletrace.Rule) bool {
+	f, end := &older.Flow, &s.in.Path.Request.End
+	if end.NetNS != f.NetNS || f.Reply.Src != f.Original.Dst || f.Reply.SrcPort != f.Original.DstPort || end.Tuple.Destination() != f.Original.Destination() {
+		return false
+	}
+	for _, hop := range s.in.Path.Request.Hops {
+		if hop.NetNS == f.NetNS && slices.ContainsFunc(hop.Steps, func(step report.Step) bool {
+			return step.Rule != nil && step.Rule.Chain == rule.Chain && step.Rule.Text == rule.Text
+		}) {
+			return false
+		}
+	}
+	switch end.Kind {
+	case path.Delivered, path.Left:
+		return true
+	case path.Dropped:
+		return end.Hook == ruletrace.Input || end.Hook == ruletrace.Forward || end.Hook == ruletrace.Postrouting
+	}
+	return false
+}
+
+// unasked: a rule for the destination was not asked.
+func (s *scene) unasked(older *path.Older, rule ruletrace.Rule) *cause {
+	netns := older.Flow.NetNS
+	c := &cause{
+		code: ConntrackStale, confidence: report.Reconstructed, byRule: true,
+		summary: fmt.Sprintf("The request belongs to a flow that conntrack of %s knew before: the rules for translation were not asked, and it kept its destination %s. A new flow would be translated by a rule of chain %s %s %s: %s.",
+			the(netns), older.Flow.Original.Destination(), rule.Family, rule.Table, rule.Chain, rule.Text),
+		evidence: []string{older.Evidence, s.fact("rule", netns, "%s %s %s: %s", rule.Family, rule.Table, rule.Chain, rule.Text)},
+		advice:   "Delete the old entry; the next packet is then translated as the rules say:",
+	}
+	if s.seen.NetNS != netns {
+		c.netns = netns
+	}
+	if line, ok := s.command(netns, "conntrack -D %s", entryOptions(older.Flow.Original)); ok {
+		c.fix = []string{line}
+	}
+	return c
+}
+
 func (s *scene) stale(older *path.Older, t *report.Translation) *cause {
 	netns, to := older.Flow.NetNS, addressOf(t.To)
 	verb := "was sent on to"
@@ -56,8 +104,8 @@ func (s *scene) stale(older *path.Older, t *report.Translation) *cause {
 	}
 	c := &cause{
 		code: ConntrackStale, confidence: report.Reconstructed, byRule: true,
-		summary: fmt.Sprintf("%s %s %s %s by an entry of conntrack that was there before it: the rules for translation were not asked, and none of them leads to that address today.",
-			"The request", verb, to, where(netns)),
+		summary: fmt.Sprintf("The request %s %s %s by an entry of conntrack that was there before it: the rules for translation were not asked, and none of them leads to that address today.",
+			verb, to, where(netns)),
 		evidence: append([]string{older.Evidence}, t.Evidence...),
 		advice:   "Delete the old entry; the next packet is then translated as the rules say:",
 	}

@@ -29,6 +29,46 @@ func aged(today ruletrace.NATAddresses) *outward {
 	return o
 }
 
+// TestStaleDestination has an old flow keep its destination although a rule would
+// translate it today.
+func TestStaleDestination(t *testing.T) {
+	rule := ruletrace.Rule{Backend: ruletrace.NFT, Family: "ip", Table: "nat", Chain: "prerouting", Text: "udp dport 443 dnat to 172.17.0.3"}
+	input := report.Rule{Backend: "nft", Family: "inet", Table: "filter", Chain: "input", Text: "drop"}
+	for _, tt := range []struct {
+		name   string
+		change func(*outward)
+		stale  bool
+	}{
+		{"dropped as if it were for the host", func(*outward) {}, true},
+		{"nobody listens", func(o *outward) { o.path.Request.End.Kind, o.path.Request.End.Rule = path.Delivered, nil }, true},
+		{"no rule would translate it", func(o *outward) { o.input.Redirects = nil }, false},
+		{"dropped before the rules are asked", func(o *outward) { o.path.Request.End.Hook = ruletrace.Prerouting }, false},
+		{"the flow was translated", func(o *outward) { o.path.Older[0].Flow.Reply.Src = netip.MustParseAddr("172.17.0.9") }, false},
+		{"the rule was asked", func(o *outward) {
+			hops := o.path.Request.Hops
+			hops[len(hops)-1].Steps = []report.Step{{Kind: "rule", Rule: &report.Rule{Chain: rule.Chain, Text: rule.Text}}}
+		}, false},
+		{"the flow is the probe's own", func(o *outward) { o.path.Older = nil }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o := aged(ruletrace.NATAddresses{Complete: true})
+			flow := &o.path.Older[0].Flow
+			flow.Reply = flow.Original.Inverse()
+			o.path.Translations, o.path.Request.Hops = nil, o.path.Request.Hops[:2]
+			o.path.Request.End = path.End{Kind: path.Dropped, NetNS: topology.HostName, Interface: "docker0", Hook: ruletrace.Input, Rule: &input, Tuple: flow.Original}
+			o.input.Redirects = map[string]ruletrace.Rule{topology.HostName: rule}
+			tt.change(o)
+			d := diagnose.Diagnose(o.input)
+			if got := d.Verdict.Code == diagnose.ConntrackStale; got != tt.stale {
+				t.Errorf("%s: %s", d.Verdict.Code, d.Verdict.Summary)
+			}
+			if tt.stale && !strings.Contains(d.Verdict.Summary, rule.Text) {
+				t.Errorf("the rule is not told: %s", d.Verdict.Summary)
+			}
+		})
+	}
+}
+
 // TestStale has an old entry decide, and what looks like that.
 func TestStale(t *testing.T) {
 	old, other := netip.MustParseAddr("203.0.113.77"), netip.MustParseAddr("198.51.100.1")

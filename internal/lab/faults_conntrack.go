@@ -69,7 +69,8 @@ func stale(name, summary string, probe *Probe, outcome Truth, options string) Fa
 }
 
 // entry makes an entry of conntrack for a connection from that port that is not
-// answered yet.
+// answered yet. One that is to translate nothing must say so, by a translation to
+// what it is: otherwise the rules are asked for it all the same.
 func (n *node) entry(options string) {
 	n.run("", "conntrack", append(strings.Fields("-I -p tcp --state SYN_SENT --timeout 600 --sport 40000"), strings.Fields(options)...)...)
 }
@@ -89,7 +90,16 @@ func (n *node) secondWay() {
 func dockerConntrack() []Fault {
 	cnt01 := netip.MustParseAddr("172.17.0.2")
 	published := connecting("client", lanHost, 8080)
-	return []Fault{stale("stale-dnat", "the flow is an old one: the host sends it to the address that the container had before", published,
+	unpublished := stale("stale-unpublished", "the flow is an old one: it began before the container's port was published, and the host drops what is for itself", connecting("client", lanHost, 8083),
+		stopped("CONNTRACK_STALE"), "-s 203.0.113.100 -d 203.0.113.1 --dport 8083 --dst-nat 203.0.113.1:8083")
+	entry := unpublished.apply
+	unpublished.apply = func(host *node, rule Rule) {
+		host.publishPort("8083", "172.17.0.2", "80")
+		// A reset would end the entry.
+		host.iptables(host.network.Options.Backend, false, "*filter\n-A INPUT -p tcp -m tcp --dport 8083 -j DROP\n")
+		entry(host, rule)
+	}
+	return []Fault{unpublished, stale("stale-dnat", "the flow is an old one: the host sends it to the address that the container had before", published,
 		stopped("CONNTRACK_STALE"), "-s 203.0.113.100 -d 203.0.113.1 --dport 8080 --dst-nat 172.17.0.9:80"), {
 		// Looks alike: the old flow is translated as the rules say, and a rule drops.
 		Name: "old-flow", Summary: "the flow is an old one that is translated as the rules say, and a rule drops it", netns: HostName,
@@ -127,7 +137,17 @@ func masqueradeConntrack() []Fault {
 			rule:    func(backend Backend) Rule { return invalidRule(beside(backend), true, table, chain) },
 		}
 	}
+	unpublished := stale("stale-unpublished", "the flow is an old one: it began before the host sent that port on to the container, and the host drops what is for itself", connecting("router", masqueradeHost, 8080),
+		stopped("CONNTRACK_STALE"), "-s fd5a:ceb9:ed8d:fe0a::1 -d fd5a:ceb9:ed8d:fe0a:ed57:61d8:20eb:aba5 --dport 8080 --dst-nat fd5a:ceb9:ed8d:fe0a:ed57:61d8:20eb:aba5")
+	entry := unpublished.apply
+	unpublished.apply = func(host *node, rule Rule) {
+		host.nodes["cnt01"].listenTCP(netip.IPv6Unspecified(), 8080, serveHTTP)
+		host.forwardPort6("8080", masqueradeContainer.String())
+		host.iptables(beside(host.network.Options.Backend), true, "*filter\n-A INPUT -p tcp -m tcp --dport 8080 -j DROP\n")
+		entry(host, rule)
+	}
 	return []Fault{
+		unpublished,
 		stale("stale-snat", "the flow is an old one: the host translates it to an address that it had before",
 			connecting("cnt01", masqueradeTarget, 80), Truth{Outcome: "dropped", Leg: "reply", Code: "CONNTRACK_STALE"},
 			"-s fd5a:ceb9:ed8d:1::2 -d 2001:4860:4860::8888 --dport 80 --src-nat fd5a:ceb9:ed8d:fe0a::77"),

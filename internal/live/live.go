@@ -9,6 +9,7 @@
 package live
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ import (
 	"github.com/pathtrace/pathtrace/internal/resolve"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/nat"
+	"github.com/pathtrace/pathtrace/packet"
 	"github.com/pathtrace/pathtrace/report"
 	"github.com/pathtrace/pathtrace/ruletrace"
 )
@@ -166,7 +168,10 @@ type run struct {
 	// translators are the addresses that rules translate to, in namespaces with a
 	// flow that is older than the probe, read with after.
 	translators map[string]ruletrace.NATAddresses
-	stations    []*station
+	// redirects are the rules that would translate the destination of such a flow
+	// if it were new.
+	redirects map[string]ruletrace.Rule
+	stations  []*station
 	// resolvers read rules, one for each namespace.
 	resolvers map[string]*ruletrace.Resolver
 	drops     *drops
@@ -398,7 +403,7 @@ func (r *run) lookUp() {
 	ctx, cancel := context.WithTimeout(context.Background(), resolveLimit)
 	defer cancel()
 	seen := r.evidence.input()
-	r.translators = make(map[string]ruletrace.NATAddresses)
+	r.translators, r.redirects = make(map[string]ruletrace.NATAddresses), make(map[string]ruletrace.Rule)
 	var lock sync.Mutex
 	var asking sync.WaitGroup
 	for _, s := range r.stations {
@@ -414,12 +419,37 @@ func (r *run) lookUp() {
 			if err != nil {
 				r.cfg.Log("%s: read what rules translate to: %v", s.name, err)
 			}
+			rule, redirected := r.redirect(ctx, s.name, older[0].Original, seen.Sightings)
 			lock.Lock()
 			defer lock.Unlock()
 			r.translators[s.name] = found
+			if redirected {
+				r.redirects[s.name] = rule
+			}
 		})
 	}
 	asking.Wait()
+}
+
+// redirect is the rule that would translate the destination of a flow's first
+// packet where it came in.
+func (r *run) redirect(ctx context.Context, netns string, flow packet.Tuple, seen []capture.Sighting) (ruletrace.Rule, bool) {
+	ns := r.topo.Namespace(netns)
+	i := slices.IndexFunc(seen, func(s capture.Sighting) bool {
+		return s.Point.NetNS == netns && s.Direction == capture.Ingress && s.Header.Tuple == flow
+	})
+	if i < 0 {
+		return ruletrace.Rule{}, false // sent from here
+	}
+	in := ns.Link(seen[i].Point.Interface)
+	if in == nil {
+		return ruletrace.Rule{}, false
+	}
+	rule, ok, err := r.resolvers[netns].Redirect(ctx, ruletrace.Arrival{Tuple: flow, Ingress: cmp.Or(in.Bridge, in.Name), Local: ns.Local(flow.Dst) != nil})
+	if err != nil {
+		r.cfg.Log("%s: read which rules would translate the flow: %v", netns, err)
+	}
+	return rule, ok
 }
 
 // count keeps what the sensors have counted: they are about to close.
@@ -456,7 +486,7 @@ func (r *run) report(started time.Time, tries []try) *report.Report {
 		t := &tries[i]
 		t.path = r.join(t.probe)
 		t.diagnosis = diagnose.Diagnose(diagnose.Input{
-			Path: t.path, Topology: r.topo, After: r.after, Probe: t.probe, Waited: r.cfg.Timeout, Sensors: r.sensed(), Chains: r.chains, NAT: r.translators, Discovery: r.evidence.discovered(),
+			Path: t.path, Topology: r.topo, After: r.after, Probe: t.probe, Waited: r.cfg.Timeout, Sensors: r.sensed(), Chains: r.chains, NAT: r.translators, Redirects: r.redirects, Discovery: r.evidence.discovered(),
 			Data: t.data, SendError: t.sendError, SendTooBig: errors.Is(t.sendError, unix.EMSGSIZE), Interrupted: t.interrupted, Enter: r.enter(), Name: r.name(),
 		})
 	}
