@@ -55,6 +55,13 @@ func (t *trail) lastDrop(v *visit) *skbdrop.Drop {
 	return nil
 }
 
+// endedBeforeRouting reports whether the kernel says that it dropped the packet
+// where it came in, by a filter of tc: no route was looked up for it.
+func (t *trail) endedBeforeRouting(v *visit) bool {
+	d := t.lastDrop(v)
+	return d != nil && d.Reason == "TC_INGRESS"
+}
+
 // droppedAs is the kernel's drop of a packet during its last stay: it shows the
 // packet behind the rules that translated it, where there is no tap.
 // It is nil when the kernel told nothing of the kind.

@@ -251,7 +251,7 @@ func (j *joiner) elements(leg string, t *trail, s *stay, first, again bool) []el
 	if !again {
 		all = append(all, j.conntrack(leg, t, v, all)...)
 	}
-	if !origin || len(hits) > 0 { // a sender's route alone is no news
+	if (!origin || len(hits) > 0) && !t.endedBeforeRouting(v) { // a sender's route alone is no news
 		if e := j.route(v, all, origin); e != nil {
 			all = append(all, *e)
 		}
