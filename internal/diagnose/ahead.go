@@ -41,8 +41,7 @@ func (s *scene) ahead(v *report.Verdict) []report.Finding {
 	}
 	var found []report.Finding
 	for _, o := range w.obstacles {
-		route := o.code == NoRoute || o.code == RouteBlackhole
-		if o.code == v.Code || route && o.netns == v.NetNS || slices.ContainsFunc(found, func(f report.Finding) bool { return f.Code == o.code && f.Summary == o.words() }) {
+		if o.code == v.Code || o.follows(v) || slices.ContainsFunc(found, func(f report.Finding) bool { return f.Code == o.code && f.Summary == o.words() }) {
 			continue
 		}
 		found = append(found, report.Finding{Code: o.code, Severity: "warning", Summary: o.words(), Fix: append([]string{}, o.fix...), Evidence: []string{s.fact(o.kind, o.netns, "%s", o.fact)}})
@@ -59,9 +58,21 @@ func (s *scene) redirectedAnywhere() bool {
 // obstacle is something in the state of a namespace that stops packets.
 type obstacle struct {
 	code, netns, text string
+	// leg is the one that it stops, ingress where the packet would have come in.
+	leg, ingress string
 	// kind and fact are its evidence.
 	kind, fact string
 	fix        []string
+}
+
+// follows reports whether a route is missing, or is a wrong one, because of what
+// the verdict says, or is that.
+func (o *obstacle) follows(v *report.Verdict) bool {
+	routing := []string{NoRoute, NoDefaultRoute, RouteBlackhole}
+	if !slices.Contains(routing, o.code) || o.netns != v.NetNS || o.leg != v.Leg {
+		return false
+	}
+	return slices.Contains(routing, v.Code) || v.Code == LinkDown && o.ingress != v.Interface
 }
 
 func (o *obstacle) words() string {
@@ -150,7 +161,11 @@ func (w *walk) forwarding(ns *topology.Namespace, q topology.Query) {
 func (w *walk) route(o *outlook) {
 	nowhere := []string{"blackhole", "unreachable", "prohibit"}
 	add := func(code, text, fact string) {
-		w.obstacles = append(w.obstacles, obstacle{code: code, netns: o.ns.Name, text: text, kind: "route", fact: fact})
+		leg := "request"
+		if o.query.Target == w.source {
+			leg = "reply"
+		}
+		w.obstacles = append(w.obstacles, obstacle{code: code, netns: o.ns.Name, text: text, kind: "route", fact: fact, leg: leg, ingress: o.query.Ingress})
 	}
 	switch route, policy := o.decision.Route, o.decision.Policy; {
 	case route != nil && slices.Contains(nowhere, route.Type):

@@ -4,6 +4,7 @@
 package diagnose
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -158,6 +159,10 @@ func Diagnose(in Input) Diagnosis {
 	if f, ok := filterFinding(&in, &d.Verdict); ok {
 		d.Findings = append(d.Findings, f)
 	}
+	order := []string{"error", "warning", "note"}
+	slices.SortStableFunc(d.Findings, func(a, b report.Finding) int {
+		return cmp.Compare(slices.Index(order, a.Severity), slices.Index(order, b.Severity))
+	})
 	if note := beyond(&in, d.Verdict.Outcome); note != "" {
 		d.Notes = append(d.Notes, note)
 	}

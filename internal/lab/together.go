@@ -39,7 +39,7 @@ func (s *Scenario) Certain(a, b *Fault) bool {
 	if s.compare(a, b) > 0 {
 		first, second = b, a
 	}
-	lost, together := first.outcome.Outcome == "lost", s.place(first) == s.place(second)
+	lost, together := first.outcome.Outcome == "lost", s.place(first) == s.place(second) || !second.ByRule() && first.netns == second.netns
 	switch {
 	case !first.ByRule() && !second.ByRule():
 		// Where an ICMP error is the outcome, the other may keep it from coming.
