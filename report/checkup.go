@@ -31,13 +31,16 @@ type Unchecked struct {
 }
 
 // Failed reports whether a finding is an error.
-func (c *Checkup) Failed() bool {
+func (c *Checkup) Failed() bool { return c.count("error") > 0 }
+
+func (c *Checkup) count(severity string) int {
+	n := 0
 	for i := range c.Findings {
-		if c.Findings[i].Severity == "error" {
-			return true
+		if c.Findings[i].Severity == severity {
+			n++
 		}
 	}
-	return false
+	return n
 }
 
 // CheckupJSON writes a checkup as JSON does a report.
@@ -62,10 +65,14 @@ func CheckupText(w io.Writer, c *Checkup, o TextOptions) error {
 		p.width = 80
 	}
 	headline, tone := "Nothing is wrong as far as could be checked.", good
-	if n := c.errors(); n == 1 {
-		headline, tone = "1 error.", bad
-	} else if n > 1 {
-		headline, tone = fmt.Sprintf("%d errors.", n), bad
+	errors, warnings := c.count("error"), c.count("warning")
+	switch {
+	case errors > 0 && warnings > 0:
+		headline, tone = plural(errors, "error")+" and "+plural(warnings, "warning")+".", bad
+	case errors > 0:
+		headline, tone = plural(errors, "error")+".", bad
+	case warnings > 0:
+		headline, tone = "No error, "+plural(warnings, "warning")+".", doubtful
 	}
 	p.flow("", 0, span{text: c.Source.Name + ":", tone: strong}, span{text: headline, tone: tone})
 	p.findings(c.Findings)
@@ -88,12 +95,9 @@ func CheckupText(w io.Writer, c *Checkup, o TextOptions) error {
 	return nil
 }
 
-func (c *Checkup) errors() int {
-	n := 0
-	for i := range c.Findings {
-		if c.Findings[i].Severity == "error" {
-			n++
-		}
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
 	}
-	return n
+	return fmt.Sprintf("%d %ss", n, what)
 }

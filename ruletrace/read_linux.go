@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 )
 
 // Ruleset reads all rules of the namespace but those of armings, in the words of
@@ -70,45 +69,4 @@ func (r *Resolver) readChain(ctx context.Context, ch chain) (Chain, error) {
 		})
 	}
 	return result, nil
-}
-
-// legacyChains are the chains of a legacy table, its base chains also when it
-// could not be read.
-func legacyChains(family, table string, t *savedTable) []Chain {
-	var all []Chain
-	based := make(map[string]bool)
-	for _, hook := range legacyHooks(table) {
-		name := strings.ToUpper(string(hook))
-		based[name] = true
-		c := Chain{Base: true, BaseChain: BaseChain{Backend: IPTablesLegacy, Family: family, Table: table, Name: name, Hook: hook}}
-		c.Type, c.Priority = legacyChain(table, hook)
-		if t != nil && t.chains[name] != nil {
-			c.Policy, c.Read = policyVerdict(t.chains[name].policy), true
-			c.Rules = t.chains[name].list(c.BaseChain)
-		}
-		all = append(all, c)
-	}
-	if t == nil {
-		return all
-	}
-	for name, saved := range t.chains {
-		if !based[name] {
-			c := Chain{Read: true, BaseChain: BaseChain{Backend: IPTablesLegacy, Family: family, Table: table, Name: name}}
-			c.Rules = saved.list(c.BaseChain)
-			all = append(all, c)
-		}
-	}
-	return all
-}
-
-// list are the rules of a saved chain.
-func (c *savedChain) list(in BaseChain) []Rule {
-	rules := make([]Rule, 0, len(c.rules))
-	for i, text := range c.rules {
-		rules = append(rules, Rule{
-			Backend: in.Backend, Family: in.Family, Table: in.Table, Chain: in.Name,
-			Number: i + 1, Text: text, Comment: savedComment(text),
-		})
-	}
-	return rules
 }

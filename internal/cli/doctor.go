@@ -11,7 +11,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/charmbracelet/x/term"
@@ -44,7 +43,7 @@ The exit status is 1 when there is an error; warnings and notes leave it 0.`,
 				return err
 			}
 			defer from.Close() //nolint:errcheck // a read-only descriptor
-			found, err := checkup(cmd.Context(), doctorConfig{source: from})
+			found, err := checkup(cmd.Context(), from)
 			if err != nil {
 				return err
 			}
@@ -69,21 +68,9 @@ The exit status is 1 when there is an error; warnings and notes leave it 0.`,
 	return cmd
 }
 
-// doctorConfig says what is looked at.
-type doctorConfig struct {
-	source *container.Source
-	// survey is completed with the source. Tests name the host and the
-	// namespaces there.
-	survey topology.Config
-	// find opens a namespace of the snapshot for the files that it sees; nil
-	// means by its name.
-	find func(context.Context, *topology.Namespace) (*container.Source, error)
-}
-
 // checkup reads all that can be read and has it examined.
-func checkup(ctx context.Context, cfg doctorConfig) (*report.Checkup, error) {
-	cfg.survey.Source, cfg.survey.SourceName = cfg.source.NetNS, cfg.source.Name
-	snapshot, handles, left, err := topology.Survey(ctx, cfg.survey)
+func checkup(ctx context.Context, source *container.Source) (*report.Checkup, error) {
+	snapshot, handles, left, err := topology.Survey(ctx, topology.Config{Source: source.NetNS, SourceName: source.Name})
 	if err != nil {
 		return nil, err
 	}
@@ -99,22 +86,27 @@ func checkup(ctx context.Context, cfg doctorConfig) (*report.Checkup, error) {
 	}
 	readRules(ctx, handles, &in)
 	readDocker(ctx, &in)
-	cfg.readServers(ctx, &in)
+	readServers(ctx, source, &in)
 	for i := range snapshot.Namespaces {
 		if name := snapshot.Namespaces[i].Name; name != topology.HostName {
 			in.Enter[name] = entering(name)
 		}
 	}
-	if cfg.source.PID != 0 && cfg.source.Name != topology.HostName {
-		in.Enter[snapshot.Source] = fmt.Sprintf("nsenter --target %d --net", cfg.source.PID)
+	if source.PID != 0 && source.Name != topology.HostName {
+		in.Enter[snapshot.Source] = fmt.Sprintf("nsenter --target %d --net", source.PID)
 	}
+	running, err := container.Containers(ctx, "")
+	if err != nil {
+		in.Missing = append(in.Missing, report.Unchecked{Check: "names of containers", Reason: err.Error()})
+	}
+	nameContainers(&in, running)
 	found := doctor.Examine(in)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	return &report.Checkup{
 		Schema: report.CheckupSchema, Tool: report.Tool{Version: version},
-		Source:   report.Source{Kind: string(cfg.source.Kind), Name: cfg.source.Name, Engine: cfg.source.Engine, NetNS: snapshot.Source},
+		Source:   report.Source{Kind: string(source.Kind), Name: source.Name, Engine: source.Engine, NetNS: snapshot.Source},
 		Findings: found.Findings, Evidence: found.Evidence, Checked: found.Checked, Unchecked: found.Unchecked,
 	}, nil
 }
@@ -191,36 +183,50 @@ func readDocker(ctx context.Context, in *doctor.Input) {
 	}
 }
 
+// nameContainers gives the namespaces of containers, which have no name of their
+// own, the names that people know them by.
+func nameContainers(in *doctor.Input, running []container.Running) {
+	for i := range in.Topology.Namespaces {
+		ns := &in.Topology.Namespaces[i]
+		old := ns.Name
+		if !strings.HasPrefix(old, "pid ") && !strings.HasPrefix(old, "docker ") {
+			continue
+		}
+		for _, c := range running {
+			if c.NetNS != ns.ID || !in.Topology.Rename(old, c.Name) {
+				continue
+			}
+			in.Enter[c.Name] = fmt.Sprintf("nsenter --target %d --net", c.PID)
+			in.Servers[c.Name] = in.Servers[old]
+			delete(in.Enter, old)
+			delete(in.Servers, old)
+			for k := range in.Missing {
+				in.Missing[k].Reason = strings.Replace(in.Missing[k].Reason, old+": ", c.Name+": ", 1)
+			}
+			break
+		}
+	}
+}
+
 // readServers reads the resolv.conf of every namespace that has a name or a
 // process.
-func (cfg *doctorConfig) readServers(ctx context.Context, in *doctor.Input) {
-	find := cfg.find
-	if find == nil {
-		find = byName
-	}
-	var mu sync.Mutex
-	var reading sync.WaitGroup
+func readServers(ctx context.Context, source *container.Source, in *doctor.Input) {
 	for i := range in.Topology.Namespaces {
 		ns := &in.Topology.Namespaces[i]
 		if ns.Name == topology.HostName {
 			continue
 		}
-		reading.Go(func() {
-			servers, err := serversOf(ctx, cfg.source, ns, find)
-			mu.Lock()
-			defer mu.Unlock()
-			in.Servers[ns.Name] = servers
-			if err != nil {
-				in.Missing = append(in.Missing, report.Unchecked{Check: "DNS servers", Reason: fmt.Sprintf("%s: %v", ns.Name, err)})
-			}
-		})
+		servers, err := serversOf(ctx, source, ns)
+		in.Servers[ns.Name] = servers
+		if err != nil {
+			in.Missing = append(in.Missing, report.Unchecked{Check: "DNS servers", Reason: fmt.Sprintf("%s: %v", ns.Name, err)})
+		}
 	}
-	reading.Wait()
 }
 
-func serversOf(ctx context.Context, source *container.Source, ns *topology.Namespace, find func(context.Context, *topology.Namespace) (*container.Source, error)) ([]netip.Addr, error) {
+func serversOf(ctx context.Context, source *container.Source, ns *topology.Namespace) ([]netip.Addr, error) {
 	if source.NetNS.ID() != ns.ID {
-		found, err := find(ctx, ns)
+		found, err := byName(ctx, ns)
 		if err != nil || found == nil {
 			return nil, err
 		}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,8 +17,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pathtrace/pathtrace/internal/container"
+	"github.com/pathtrace/pathtrace/internal/doctor"
 	"github.com/pathtrace/pathtrace/internal/lab"
 	"github.com/pathtrace/pathtrace/internal/testenv"
+	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/report"
 )
 
@@ -38,11 +42,12 @@ const maxRounds = 3
 
 // cure is the program
 //
-//	cure config|commands ARGUMENT...
+//	cure config|commands|warnings ARGUMENT...
 //
 // that runs doctor, does what the errors propose, and runs doctor again, until it
 // finds none; then it runs pathtrace with the arguments. With "config" it does
-// what the first line for daemon.json makes Docker do, in place of the commands.
+// what the first line for daemon.json makes Docker do, in place of the commands,
+// with "warnings" what these propose.
 func cure(args []string) int {
 	t := treatment{Probe: -1}
 	for round := 0; ; round++ {
@@ -52,7 +57,7 @@ func cure(args []string) int {
 			break
 		}
 		t.Checkups, t.Status = append(t.Checkups, *c), append(t.Status, status)
-		lines := fixes(c, args[0] == "config")
+		lines := fixes(c, args[0])
 		if round == maxRounds || len(lines) == 0 {
 			break
 		}
@@ -85,20 +90,27 @@ func checkupOf(args []string) (*report.Checkup, int, error) {
 	return c, status, err
 }
 
-// fixes are the commands of all errors, or those that do what Docker would with a
-// line of daemon.json.
-func fixes(c *report.Checkup, config bool) []string {
+// fixes are the commands of all errors, or of all warnings, or those that do what
+// Docker would with a line of daemon.json.
+func fixes(c *report.Checkup, what string) []string {
 	var lines []string
-	if !c.Failed() {
+	config, severity := what == "config", "error"
+	if what == "warnings" {
+		severity = "warning"
+	} else if !c.Failed() {
 		return nil
 	}
 	for _, f := range c.Findings {
+		if subnet := newNetwork.FindStringSubmatch(f.Summary); config && subnet != nil {
+			p := netip.MustParsePrefix(subnet[1])
+			return renumbered("br-5f1c3a9d2b7e", "cnt03", netip.PrefixFrom(p.Addr().Next(), p.Bits()))
+		}
 		for _, line := range f.Fix {
 			bip, is := strings.CutPrefix(line, `"bip": "`)
 			switch {
 			case config && is:
-				return renumbered(netip.MustParsePrefix(strings.TrimSuffix(bip, `"`)))
-			case !config && f.Severity == "error" && !strings.HasPrefix(line, `"`) && !slices.Contains(lines, line):
+				return renumbered("docker0", "cnt01", netip.MustParsePrefix(strings.TrimSuffix(bip, `"`)))
+			case !config && f.Severity == severity && !strings.HasPrefix(line, `"`) && !slices.Contains(lines, line):
 				lines = append(lines, line)
 			}
 		}
@@ -106,15 +118,18 @@ func fixes(c *report.Checkup, config bool) []string {
 	return lines
 }
 
-// renumbered are the commands that give docker0 another network, and the
-// container of vpn-overlap an address in it.
-func renumbered(bip netip.Prefix) []string {
-	in := "ip netns exec cnt01 "
+// newNetwork is what a finding proposes for a network of a user's.
+var newNetwork = regexp.MustCompile(`docker network create --subnet (\S+) NAME`)
+
+// renumbered are the commands that give a bridge of the lab another network, and
+// its only container that is probed an address in it.
+func renumbered(bridge, container string, bip netip.Prefix) []string {
+	in := "ip netns exec " + container + " "
 	return []string{
-		"ip addr flush dev docker0 scope global", "ip addr add " + bip.String() + " dev docker0",
+		"ip addr flush dev " + bridge + " scope global", "ip addr add " + bip.String() + " dev " + bridge,
 		in + "ip addr flush dev eth0 scope global", fmt.Sprintf("%sip addr add %s/%d dev eth0", in, bip.Addr().Next(), bip.Bits()),
 		in + "ip route add default via " + bip.Addr().String() + " dev eth0",
-		fmt.Sprintf("iptables-nft -t nat -A POSTROUTING -s %s ! -o docker0 -j MASQUERADE", bip.Masked()),
+		fmt.Sprintf("iptables-nft -t nat -A POSTROUTING -s %s ! -o %s -j MASQUERADE", bip.Masked(), bridge),
 	}
 }
 
@@ -340,5 +355,140 @@ func TestDoctorRenumber(t *testing.T) {
 			t.Parallel()
 			healed(t, treat(t, scenario, lab.Options{Break: name}, append([]string{"config"}, scenario.ProbeOf(name).Args()...)...), sickWith("SUBNET_OVERLAP"))
 		})
+	}
+}
+
+// TestDoctorSubnet does what is proposed for a network of a user's that somebody
+// else's routes take: it is made again with other addresses.
+func TestDoctorSubnet(t *testing.T) {
+	t.Parallel()
+	isolated(t)
+	const taken = `ip route add 172.18.0.0/17 via 203.0.113.254 && ip route add 172.18.128.0/17 via 203.0.113.254 && exec cure config ping 8.8.8.8 --netns cnt03`
+	_, stdout, stderr := runProgram(t, program(t, nil, "demo", "docker-bridge", "--exec", "--", "sh", "-c", taken))
+	got := new(treatment)
+	if err := json.Unmarshal([]byte(stdout), got); err != nil {
+		t.Fatalf("%v\n%s", err, stderr)
+	}
+	healed(t, got, sickWith("SUBNET_OVERLAP"))
+	if !slices.ContainsFunc(got.Checkups[0].Findings, func(f report.Finding) bool {
+		return len(f.Fix) == 1 && strings.HasPrefix(f.Fix[0], `"default-address-pools": [{"base": "`)
+	}) {
+		t.Errorf("no pool is proposed: %+v", got.Checkups[0].Findings)
+	}
+}
+
+// TestNameContainers: what has a number only is called by its container's name,
+// also by those that lead to it, and can still be entered.
+func TestNameContainers(t *testing.T) {
+	t.Parallel()
+	in := doctor.Input{
+		Topology: &topology.Snapshot{Source: topology.HostName, Namespaces: []topology.Namespace{
+			{Name: topology.HostName, ID: 1, Links: []topology.Link{{Name: "veth1", Peer: &topology.Peer{NetNS: "pid 4711"}}, {Name: "veth2", Peer: &topology.Peer{NetNS: "blue"}}}},
+			{Name: "pid 4711", ID: 2},
+			{Name: "blue", ID: 3},
+			{Name: "pid 4713", ID: 4},
+		}},
+		Enter:   map[string]string{"pid 4711": "nsenter --target 4711 --net", "blue": "ip netns exec blue"},
+		Servers: map[string][]netip.Addr{"pid 4711": {netip.MustParseAddr("8.8.8.8")}},
+		Missing: []report.Unchecked{{Check: "DNS servers", Reason: "pid 4713: no such file"}},
+	}
+	nameContainers(&in, []container.Running{
+		{Name: "web", PID: 4711, NetNS: 2}, {Name: "named", PID: 4712, NetNS: 3}, {Name: "web", PID: 4713, NetNS: 4}, {Name: "db", PID: 4713, NetNS: 4},
+	})
+	var names []string
+	for _, ns := range in.Topology.Namespaces {
+		names = append(names, ns.Name)
+	}
+	if want := []string{"host", "web", "blue", "db"}; !slices.Equal(names, want) {
+		t.Errorf("names %q, want %q", names, want)
+	}
+	links := in.Topology.Namespaces[0].Links
+	if links[0].Peer.NetNS != "web" || links[1].Peer.NetNS != "blue" || in.Enter["web"] != "nsenter --target 4711 --net" || in.Enter["blue"] != "ip netns exec blue" ||
+		len(in.Servers["web"]) != 1 || in.Missing[0].Reason != "db: no such file" {
+		t.Errorf("%+v, %+v", in, links[0].Peer)
+	}
+}
+
+// TestDoctorWarnings does what warnings propose: they are gone.
+func TestDoctorWarnings(t *testing.T) {
+	t.Parallel()
+	isolated(t)
+	for _, tt := range []struct {
+		code   string
+		demo   []string
+		change string
+		// probe is sent at the end; empty for none.
+		probe string
+	}{
+		{"MTU_EXCEEDED", []string{"vpn-overlap", "--break", "redirect-gateway"}, "true", ""},
+		{"BRIDGE_FILTERED", []string{"docker-bridge"}, "iptables-nft -D FORWARD -i docker0 -o docker0 -j ACCEPT", "ping 172.17.0.3 --netns cnt01"},
+		{"FORWARDING_OFF", []string{"docker-bridge"}, "ip link add br-0123456789ab type bridge && ip addr add 172.29.0.1/16 dev br-0123456789ab && ip link set br-0123456789ab up && sysctl -w net.ipv4.conf.br-0123456789ab.forwarding=0 >&2", ""},
+		{"RA_IGNORED", []string{"ipv6-masquerade"}, "ip -6 route del default && sysctl -w net.ipv6.conf.ens192.accept_ra=1 >&2", ""},
+		{"NAT_MISSING", []string{"ipv6-masquerade", "--opaque", "--break", "no-nat66"}, "true", "ping6 2001:4860:4860::8888 --netns cnt01"},
+	} {
+		t.Run(tt.code, func(t *testing.T) {
+			t.Parallel()
+			script := tt.change + " && exec cure warnings " + tt.probe
+			_, stdout, stderr := runProgram(t, program(t, nil, append(append([]string{"demo"}, tt.demo...), "--exec", "--", "sh", "-c", script)...))
+			got := new(treatment)
+			if err := json.Unmarshal([]byte(stdout), got); err != nil {
+				t.Fatalf("%v\n%s", err, stderr)
+			}
+			warned := func(c report.Checkup) bool {
+				return slices.ContainsFunc(c.Findings, func(f report.Finding) bool { return f.Severity == "warning" && f.Code == tt.code })
+			}
+			last := got.Checkups[len(got.Checkups)-1]
+			if !warned(got.Checkups[0]) || warned(last) || got.Failed != "" || tt.probe != "" && got.Probe != exitOK {
+				t.Errorf("first %+v\nafter %q, %s: %+v\nthe probe ends with %d", got.Checkups[0].Findings, got.Commands, got.Failed, last.Findings, got.Probe)
+			}
+		})
+	}
+}
+
+// besideUFW are the rules of podman, which accept and masquerade, beside those of
+// ufw, which accept pings and answers.
+const besideUFW = `
+nft delete table ip nat && nft delete table inet filter && nft -f - <<END
+table inet netavark {
+	chain nv {
+		ip daddr 172.19.0.0/24 accept
+		ip daddr != 224.0.0.0/4 masquerade
+	}
+	chain NETAVARK-FORWARD {
+		type filter hook forward priority filter; policy accept;
+		ct state invalid drop
+		ip daddr 172.19.0.0/24 ct state { established, related } accept
+		ip saddr 172.19.0.0/24 accept
+	}
+	chain POSTROUTING {
+		type nat hook postrouting priority srcnat; policy accept;
+		meta mark & 0x00002000 == 0x00002000 masquerade
+		ip saddr 172.19.0.0/24 jump nv
+	}
+}
+END
+iptables-nft -P FORWARD DROP
+iptables-nft -N ufw-before-forward
+iptables-nft -A FORWARD -j ufw-before-forward
+iptables-nft -A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+iptables-nft -A ufw-before-forward -p icmp -m icmp --icmp-type 8 -j ACCEPT
+iptables-nft -A ufw-before-forward -m limit --limit 3/min -j LOG --log-prefix "[UFW BLOCK] "
+exec cure commands tcp 8.8.8.8:80 --netns mynamespace
+`
+
+// TestDoctorBesideUFW: the rules that look right are not those that decide.
+func TestDoctorBesideUFW(t *testing.T) {
+	t.Parallel()
+	isolated(t)
+	testenv.Tool(t, "iptables-nft")
+	_, stdout, stderr := runProgram(t, program(t, nil, "demo", "netns-by-hand", "--exec", "--", "sh", "-c", besideUFW))
+	got := new(treatment)
+	if err := json.Unmarshal([]byte(stdout), got); err != nil {
+		t.Fatalf("%v\n%s", err, stderr)
+	}
+	healed(t, got, sickWith("SHADOWED_ACCEPT"))
+	const want = "That chain is ufw's; that of nft, inet netavark NETAVARK-FORWARD, accepts it"
+	if summary := got.Checkups[0].Findings[0].Summary; !strings.Contains(summary, want) || !strings.Contains(summary, "pings may pass") {
+		t.Errorf("%s\nwant %s", summary, want)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -54,6 +55,11 @@ func TestSamples(t *testing.T) {
 // runSample returns the command that a demo runs, and what it prints.
 func runSample(t *testing.T, args []string) string {
 	t.Helper()
+	if slices.Contains(args, "doctor") {
+		_, stdout, stderr := runProgram(t, program(t, nil, append([]string{"demo"}, args...)...))
+		_, command, _ := strings.Cut(strings.TrimSpace(stderr), "\n$ ")
+		return "$ " + command + "\n" + stdout
+	}
 	// As JSON, in which id and time are changed before lines are broken.
 	_, stdout, stderr := runProgram(t, program(t, nil, append([]string{"demo", "-o", "json"}, args...)...))
 	r, err := report.Decode(strings.NewReader(stdout))

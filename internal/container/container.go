@@ -3,7 +3,7 @@
 // Package container finds the place that a probe is to be sent from: a
 // container, a named network namespace, a process, or the host itself. It
 // opens namespaces, reads files below their root and asks the Docker daemon
-// with two GET requests; it changes nothing on the host.
+// with GET requests; it changes nothing on the host.
 package container
 
 import (

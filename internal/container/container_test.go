@@ -10,8 +10,10 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -453,5 +455,61 @@ func TestNear(t *testing.T) {
 		if got := near(tt.typed, names); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: got %q, want %q", tt.typed, got, tt.want)
 		}
+	}
+}
+
+// TestNetworks reads what the daemon tells of its networks, and takes no daemon
+// for none.
+func TestNetworks(t *testing.T) {
+	address := daemon(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/networks" {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		fmt.Fprintln(w, `[
+{"Name":"bridge","Id":"aaaa","Driver":"bridge","IPAM":{"Config":[{"Subnet":"172.17.0.0/16","Gateway":"172.17.0.1"}]},
+ "Options":{"com.docker.network.bridge.name":"docker0","com.docker.network.bridge.enable_ip_masquerade":"true"}},
+{"Name":"inner","Id":"5f1c3a9d2b7e0123456789","Driver":"bridge","Internal":true,"IPAM":{"Config":[{"Subnet":"172.18.0.0/16"},{"Subnet":"fd00:1::/64"},{"Subnet":"nonsense"}]},"Options":{}},
+{"Name":"routed","Id":"6f1c3a9d2b7e0123456789","Driver":"bridge","Options":{"com.docker.network.bridge.gateway_mode_ipv6":"routed"}},
+{"Name":"none","Id":"bbbb","Driver":"null","Options":null}]`)
+	}))
+	got, err := Networks(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Network{
+		{Name: "bridge", Bridge: "docker0", Prefixes: []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16")}},
+		{Name: "inner", Bridge: "br-5f1c3a9d2b7e", Internal: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("172.18.0.0/16"), netip.MustParsePrefix("fd00:1::/64")}},
+		{Name: "routed", Bridge: "br-6f1c3a9d2b7e", Unmasked: true},
+		{Name: "none"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if got, err := Networks(t.Context(), nobody); len(got) > 0 || err != nil {
+		t.Errorf("without a daemon: %v, %v", got, err)
+	}
+	if _, err := Networks(t.Context(), "tcp://192.0.2.1:2375"); err == nil {
+		t.Error("a daemon elsewhere is asked")
+	}
+}
+
+// TestContainers names the namespaces of containers that run.
+func TestContainers(t *testing.T) {
+	var here unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/net", &here); err != nil {
+		t.Fatal(err)
+	}
+	address := daemon(t, containers(
+		dockerContainer{ID: "aaaa", Name: "web", State: "running", PID: os.Getpid()},
+		dockerContainer{ID: "bbbb", Name: "old", State: "exited"},
+		dockerContainer{ID: "cccc", Name: "gone", State: "running", PID: 1 << 30},
+	))
+	got, err := Containers(t.Context(), address)
+	if want := []Running{{Name: "web", PID: os.Getpid(), NetNS: here.Ino}}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	if got, err := Containers(t.Context(), nobody); len(got) > 0 || err != nil {
+		t.Errorf("without a daemon: %v, %v", got, err)
 	}
 }

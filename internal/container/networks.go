@@ -5,8 +5,12 @@ package container
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"net/netip"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Network is a network that the Docker daemon knows.
@@ -63,6 +67,49 @@ func Networks(ctx context.Context, dockerHost string) ([]Network, error) {
 			}
 		}
 		all = append(all, n)
+	}
+	return all, nil
+}
+
+// Running is a container of the Docker daemon that has a process.
+type Running struct {
+	Name string
+	PID  int
+	// NetNS is the inode number of its network namespace.
+	NetNS uint64
+}
+
+// maxRunning bounds the requests: one for each container.
+const maxRunning = 256
+
+// Containers lists the containers of the Docker daemon at an address that run, at
+// most 256; $DOCKER_HOST when empty. Where no daemon is it returns none, and no
+// error.
+func Containers(ctx context.Context, dockerHost string) ([]Running, error) {
+	engine, err := newDocker(dockerHost)
+	if err != nil {
+		return nil, err
+	}
+	names, err := engine.names(ctx)
+	if errors.Is(err, errNoDaemon) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []Running
+	for _, name := range names[:min(maxRunning, len(names))] {
+		known, err := engine.inspect(ctx, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it ended meanwhile
+		}
+		if err != nil {
+			return all, err
+		}
+		var stat unix.Stat_t
+		if known.PID > 0 && unix.Stat(fmt.Sprintf("/proc/%d/ns/net", known.PID), &stat) == nil {
+			all = append(all, Running{Name: known.Name, PID: known.PID, NetNS: stat.Ino})
+		}
 	}
 	return all, nil
 }

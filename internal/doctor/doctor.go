@@ -76,7 +76,7 @@ var checks = []struct {
 	{"forwarding", (*exam).forwarding},
 	{"filter rules", (*exam).filters},
 	{"address translation", (*exam).translations},
-	{"tools beside each other", (*exam).tools},
+	{"legacy iptables beside nft", (*exam).tools},
 	{"MTU", (*exam).mtu},
 	{"router advertisements", (*exam).advertisements},
 	{"conntrack table", (*exam).conntrack},
@@ -104,17 +104,12 @@ func Examine(in Input) Examination {
 		e.unchecked("its namespace could not be looked into")
 		return e.result
 	}
-	for _, problem := range in.Topology.Problems {
-		e.check = "topology"
-		e.unchecked("%s", problem)
-	}
-	if in.LeftOut > 0 {
-		e.check = "topology"
-		e.unchecked("%d namespaces were left out, because there are too many; look at one container at a time", in.LeftOut)
-	}
+	e.check = "namespaces"
+	e.unseen()
 	e.networks = e.findNetworks()
 	for _, c := range checks {
-		e.check, e.well = c.name, true
+		e.check = c.name
+		e.well = !slices.ContainsFunc(in.Missing, func(u report.Unchecked) bool { return u.Check == c.name })
 		c.run(e)
 		if e.well {
 			e.result.Checked = append(e.result.Checked, c.name)
@@ -126,6 +121,31 @@ func Examine(in Input) Examination {
 	})
 	return e.result
 }
+
+// unseen says which namespaces are not in the snapshot.
+func (e *exam) unseen() {
+	for _, problem := range e.in.Topology.Problems {
+		e.unchecked("%s", problem)
+	}
+	if e.in.LeftOut > 0 {
+		e.unchecked("%d were left out, because there are too many; look at one container at a time", e.in.LeftOut)
+	}
+	var dark []string
+	for i := range e.host.Links {
+		if l := &e.host.Links[i]; l.Bridge != "" && l.Peer != nil && l.Peer.NetNS == "" {
+			dark = append(dark, l.Name)
+		}
+	}
+	if n := len(dark); n > maxListed {
+		dark = append(dark[:maxListed], fmt.Sprintf("%d more", n-maxListed))
+	}
+	if len(dark) > 0 {
+		e.unchecked("what is behind %s cannot be looked into", strings.Join(dark, ", "))
+	}
+}
+
+// maxListed is how many names a sentence has.
+const maxListed = 5
 
 // unchecked says why the running check could not be made.
 func (e *exam) unchecked(format string, values ...any) {

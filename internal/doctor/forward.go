@@ -32,6 +32,8 @@ func (e *exam) routes() {
 			e.unchecked("the way out for %s: %s", n.prefix.Masked(), d.Why)
 		case d.Route == nil && d.Policy == nil:
 			e.noWayOut(m.address)
+		case len(d.NextHops()) > 1:
+			e.unchecked("the way out for %s: it has several next hops", n.prefix.Masked())
 		case out != nil && out.Role == capture.RoleTunnel:
 			e.find(report.Finding{
 				Code: diagnose.VPNTakesTraffic, Severity: note,
@@ -199,13 +201,17 @@ func (e *exam) filters() {
 		if !e.blocked(rules, usual(request), fmt.Sprintf("What comes from %s and leaves by %s", n.link.Name, out.Name)) {
 			e.blocked(rules, usual(answer), fmt.Sprintf("What comes back by %s for %s", out.Name, n.link.Name))
 		}
-		e.between(n, rules)
+	}
+	for i := range e.host.Links {
+		if link := &e.host.Links[i]; link.Kind == "bridge" && link.Up {
+			e.between(link, rules)
+		}
 	}
 }
 
 // usual are the packets of a class that a container has most: connections to
-// port 443 and 80, and pings. Where all of them are lost nobody meant to let
-// something else pass only.
+// port 443 and 80, and pings. Where both of the former are lost nobody meant to
+// let something else pass only: what firewalls accept first of all are pings.
 func usual(c ruletrace.Class) []ruletrace.Class {
 	var all []ruletrace.Class
 	for _, port := range []uint16{443, 80} {
@@ -230,10 +236,15 @@ func lost(rules *ruletrace.Ruleset, class ruletrace.Class) ([]ruletrace.Course, 
 	return courses, slices.IndexFunc(courses, func(c ruletrace.Course) bool { return c.Lost() })
 }
 
-// blocked says which chain drops all packets of some classes.
+// blocked says which chain drops all packets of some classes, which usual gives.
 func (e *exam) blocked(rules *ruletrace.Ruleset, classes []ruletrace.Class, what string) bool {
-	if slices.ContainsFunc(classes, func(c ruletrace.Class) bool { _, at := lost(rules, c); return at < 0 }) {
-		return false
+	which := "be it a connection to port 443 or 80 or a ping"
+	for _, class := range classes {
+		if _, at := lost(rules, class); at < 0 && class.Proto == packet.TCP {
+			return false
+		} else if at < 0 {
+			which = "be it a connection to port 443 or 80; pings may pass"
+		}
 	}
 	courses, i := lost(rules, classes[0])
 	c := &courses[i]
@@ -242,12 +253,12 @@ func (e *exam) blocked(rules *ruletrace.Ruleset, classes []ruletrace.Class, what
 	switch {
 	case end.Policy:
 		f.Code = diagnose.FilterPolicyDrop
-		f.Summary = fmt.Sprintf("%s is dropped by the policy of chain %s: no rule there accepts it, be it a connection to port 443 or 80 or a ping.", what, chainOf(&end.Rule))
+		f.Summary = fmt.Sprintf("%s is dropped by the policy of chain %s: no rule there accepts it, %s.", what, chainOf(&end.Rule), which)
 	case end.Verdict == ruletrace.Reject:
 		f.Code = diagnose.FilterRejected
-		f.Summary = fmt.Sprintf("%s is rejected by a rule of chain %s (%s), be it a connection to port 443 or 80 or a ping.", what, chainOf(&end.Rule), end.Rule.Text)
+		f.Summary = fmt.Sprintf("%s is rejected by a rule of chain %s (%s), %s.", what, chainOf(&end.Rule), end.Rule.Text, which)
 	default:
-		f.Summary = fmt.Sprintf("%s is dropped by a rule of chain %s (%s), be it a connection to port 443 or 80 or a ping.", what, chainOf(&end.Rule), end.Rule.Text)
+		f.Summary = fmt.Sprintf("%s is dropped by a rule of chain %s (%s), %s.", what, chainOf(&end.Rule), end.Rule.Text, which)
 	}
 	for k := range courses {
 		if r := courses[k].Accepts(); r != nil && k != i {
@@ -330,26 +341,23 @@ func (e *exam) accept(end *ruletrace.End, class ruletrace.Class) []string {
 
 // between asks the rules for what a bridge passes from one of its ports to
 // another, where br_netfilter has them asked.
-func (e *exam) between(n *network, rules *ruletrace.Ruleset) {
+func (e *exam) between(bridge *topology.Link, rules *ruletrace.Ruleset) {
+	a, b := e.pair(bridge)
 	called, key := e.host.BridgeNF.IPv4, "net.bridge.bridge-nf-call-iptables"
-	if n.prefix.Addr().Is6() {
+	if a.Is6() {
 		called, key = e.host.BridgeNF.IPv6, "net.bridge.bridge-nf-call-ip6tables"
 	}
-	if !called || n.link.Kind != "bridge" || len(n.members) < 2 {
+	if !called || !b.IsValid() {
 		return
 	}
-	courses, _ := rules.Courses(ruletrace.Forward, ruletrace.Class{
-		IPv6: n.prefix.Addr().Is6(), Ingress: n.link.Name, Egress: n.link.Name,
-		Source: n.members[0].address, Target: n.members[1].address, State: "new",
-	})
-	i := slices.IndexFunc(courses, func(c ruletrace.Course) bool { return c.Lost() })
+	courses, i := lost(rules, ruletrace.Class{IPv6: a.Is6(), Ingress: bridge.Name, Egress: bridge.Name, Source: a, Target: b, State: "new"})
 	if i < 0 {
 		return
 	}
 	end := decisive(&courses[i])
 	f := report.Finding{
 		Code: diagnose.BridgeFiltered, Severity: note,
-		Summary: fmt.Sprintf("What %s passes between its own ports is dropped by chain %s (%s), which sees it because %s is 1.", n.link.Name, chainOf(&end.Rule), end.Rule.Text, key),
+		Summary: fmt.Sprintf("What %s passes between its own ports is dropped by chain %s (%s), which sees it because %s is 1.", bridge.Name, chainOf(&end.Rule), end.Rule.Text, key),
 		Evidence: []string{
 			e.fact("setting", topology.HostName, "%s = 1", key),
 			e.fact("rule", topology.HostName, "%s %s: %s", end.Rule.Backend, chainOf(&end.Rule), end.Rule.Text),
@@ -361,6 +369,24 @@ func (e *exam) between(n *network, rules *ruletrace.Ruleset) {
 		fix = e.commands(topology.HostName, nil, "sysctl -w "+key+"=0")
 	}
 	e.advise(f, "If only bridging is meant:", fix)
+}
+
+// pair are addresses of two namespaces behind a bridge that are in one network;
+// invalid when there are none.
+func (e *exam) pair(bridge *topology.Link) (a, b netip.Addr) {
+	behind := e.behind(bridge)
+	for i, one := range behind {
+		for _, p := range one.link.Addresses {
+			for _, other := range behind[i+1:] {
+				for _, q := range other.link.Addresses {
+					if p.Contains(q.Addr()) && !p.Addr().IsLinkLocalUnicast() && p.Addr() != q.Addr() {
+						return p.Addr(), q.Addr()
+					}
+				}
+			}
+		}
+	}
+	return netip.Addr{}, netip.Addr{}
 }
 
 // translations looks for private networks whose addresses leave as they are.

@@ -109,8 +109,14 @@ func (e *exam) addressOnPort(port, bridge *topology.Link) {
 		if p.Addr().IsLinkLocalUnicast() {
 			continue
 		}
+		severity := severe
+		if slices.ContainsFunc(bridge.Addresses, func(b netip.Prefix) bool {
+			return b.Addr().Is4() == p.Addr().Is4() && !b.Addr().IsLinkLocalUnicast()
+		}) {
+			severity = warning // the bridge works with its own
+		}
 		e.advise(report.Finding{
-			Code: diagnose.AddressOnPort, Severity: severe,
+			Code: diagnose.AddressOnPort, Severity: severity,
 			Summary:  fmt.Sprintf("The address %s is that of %s, a port of the bridge %s: what comes in by a port goes to the bridge, which does not answer for it.", p, port.Name, bridge.Name),
 			Evidence: []string{e.fact("address", topology.HostName, "%s has %s", port.Name, p), e.fact("link", topology.HostName, "%s: %s", port.Name, stateOf(port))},
 		}, "To move it to the bridge:", e.commands(topology.HostName, []string{port.Name, bridge.Name},
@@ -127,7 +133,11 @@ func (e *exam) member(ns *topology.Namespace) {
 		}
 		far := e.host.Link(link.Peer.Interface)
 		if !link.Up {
-			e.dead(ns, link, severe, "it is the way from "+ns.Name+" to the host")
+			severity, matter := severe, "it is the way from "+ns.Name+" to the host"
+			if slices.ContainsFunc(ns.Links, func(l topology.Link) bool { return l.Up && l.Kind != "loopback" }) {
+				severity, matter = warning, ns.Name+" has another one that is up"
+			}
+			e.dead(ns, link, severity, matter)
 		} else if far != nil && far.Kind == "veth" && far.Bridge == "" && far.Up && !hasGlobal(far) && hasGlobal(link) {
 			e.stray(ns, link, far)
 			e.withoutAddress(ns, link, far)
@@ -138,16 +148,20 @@ func (e *exam) member(ns *topology.Namespace) {
 // stray: the host's end of a pair has no address and is no port, while a bridge
 // has the network that the other end is in.
 func (e *exam) stray(ns *topology.Namespace, link, far *topology.Link) {
-	for i := range e.networks {
-		n := &e.networks[i]
-		if n.link.Kind != "bridge" || !slices.ContainsFunc(link.Addresses, func(p netip.Prefix) bool { return n.prefix.Contains(p.Addr()) }) {
+	for i := range e.host.Links {
+		bridge := &e.host.Links[i]
+		at := slices.IndexFunc(bridge.Addresses, func(home netip.Prefix) bool {
+			return bridge.Kind == "bridge" && !home.Addr().IsLinkLocalUnicast() &&
+				slices.ContainsFunc(link.Addresses, func(p netip.Prefix) bool { return home.Contains(p.Addr()) })
+		})
+		if at < 0 {
 			continue
 		}
 		e.advise(report.Finding{
 			Code: diagnose.LinkDown, Severity: severe,
-			Summary:  fmt.Sprintf("%s, which leads to %s, is not a port of %s, whose network %s is in.", far.Name, ns.Name, n.link.Name, ns.Name),
-			Evidence: []string{e.fact("link", topology.HostName, "%s: %s", far.Name, stateOf(far)), e.fact("address", topology.HostName, "%s has %s", n.link.Name, n.prefix)},
-		}, "To make it one:", e.commands(topology.HostName, []string{far.Name, n.link.Name}, fmt.Sprintf("ip link set dev %s master %s", far.Name, n.link.Name)))
+			Summary:  fmt.Sprintf("%s, which leads to %s, is not a port of %s, whose network %s is in.", far.Name, ns.Name, bridge.Name, ns.Name),
+			Evidence: []string{e.fact("link", topology.HostName, "%s: %s", far.Name, stateOf(far)), e.fact("address", topology.HostName, "%s has %s", bridge.Name, bridge.Addresses[at])},
+		}, "To make it one:", e.commands(topology.HostName, []string{far.Name, bridge.Name}, fmt.Sprintf("ip link set dev %s master %s", far.Name, bridge.Name)))
 		return
 	}
 }

@@ -52,7 +52,7 @@ func (e *exam) findNetworks() []network {
 	var all []network
 	for i := range e.host.Links {
 		link := &e.host.Links[i]
-		if link.Role == capture.RoleUplink || link.Bridge != "" || link.Kind != "bridge" && link.Peer == nil {
+		if link.Role == capture.RoleUplink || e.leadsOut(link) || link.Bridge != "" || link.Kind != "bridge" && link.Peer == nil {
 			continue
 		}
 		behind := e.behind(link)

@@ -72,14 +72,15 @@ func (e *exam) astray(n *network) []astray {
 		for _, q := range e.towards(a) {
 			d := e.host.Lookup(q)
 			if d.Undetermined {
-				e.unchecked("what is for %s: %s", a, d.Why)
+				e.unchecked("where what is for %s goes: %s", n.prefix.Masked(), d.Why)
 				continue
 			}
 			if d.Route != nil && d.Route.Type == "local" && targets[a] == nil {
 				continue // another address of the host's
 			}
-			if hops := d.NextHops(); len(hops) != 1 || hops[0].Interface != n.link.Name {
-				lost = append(lost, astray{query: q, decision: d, member: targets[a]})
+			at := astray{query: q, decision: d, member: targets[a]}
+			if hops := d.NextHops(); (len(hops) != 1 || hops[0].Interface != n.link.Name) && at.concerns() {
+				lost = append(lost, at)
 			}
 		}
 	}
@@ -116,9 +117,6 @@ func last(p netip.Prefix) netip.Addr {
 func (e *exam) taken(n *network, lost []astray) {
 	first := lost[0]
 	d := first.decision
-	if !worthTelling(&first) {
-		return
-	}
 	evidence := []string{e.fact("address", topology.HostName, "%s has %s", n.link.Name, n.prefix)}
 	f := report.Finding{Code: diagnose.SubnetOverlap, Severity: severe}
 	what := fmt.Sprintf("What is for %s", first.query.Target)
@@ -187,9 +185,9 @@ func (e *exam) taken(n *network, lost []astray) {
 	}
 }
 
-// worthTelling is false for a part of a network that a dead-end route takes on
-// purpose: it concerns nobody who is there.
-func worthTelling(a *astray) bool {
+// concerns is false for a part of a network that a route takes which leads
+// nowhere, on purpose, or for broadcasts of a part: nobody who is there needs it.
+func (a *astray) concerns() bool {
 	return a.member != nil || a.decision.Route == nil && a.decision.Policy == nil || len(a.decision.NextHops()) > 0
 }
 

@@ -322,6 +322,35 @@ func (s *Snapshot) Namespace(name string) *Namespace {
 	return nil
 }
 
+// Rename gives a namespace of the snapshot another name, unless one has it
+// already, and reports whether it did.
+func (s *Snapshot) Rename(from, to string) bool {
+	n := s.Namespace(from)
+	if n == nil || to == "" || s.Namespace(to) != nil {
+		return false
+	}
+	n.Name = to
+	if s.Source == from {
+		s.Source = to
+	}
+	for i := range s.Steps {
+		if s.Steps[i].NetNS == from {
+			s.Steps[i].NetNS = to
+		}
+	}
+	for i := range s.Namespaces {
+		for k := range s.Namespaces[i].Links {
+			link := &s.Namespaces[i].Links[k]
+			for _, peer := range []*Peer{link.Peer, link.Lower} {
+				if peer != nil && peer.NetNS == from {
+					peer.NetNS = to
+				}
+			}
+		}
+	}
+	return true
+}
+
 // Link returns the link with that name, or nil. It may be called on nil.
 func (n *Namespace) Link(name string) *Link {
 	if n == nil {
