@@ -289,6 +289,7 @@ var sicknesses = map[string]map[string]sickness{
 	"netns-by-hand": {
 		"forward-policy": sickWith("FILTER_POLICY_DROP"), "shadowed-policy": sickWith("SHADOWED_ACCEPT"), "established-only": sickWith("FILTER_DROP"),
 		"no-forwarding": sickWith("FORWARDING_OFF"), "no-forwarding-ingress": sickWith("FORWARDING_OFF"),
+		"not-begun": sickWith("LINK_DOWN").noCure(), "no-route-yet": sickWith("NO_DEFAULT_ROUTE"), "no-way-back": sickWith("NO_ROUTE").noCure(),
 		"no-masquerade": sickWith("NAT_MISSING"), "no-nat": sickWith("NAT_MISSING"), "no-default-route@mynamespace": sickWith("NO_DEFAULT_ROUTE"),
 		"link-down@mynamespace": sickWith("LINK_DOWN"), "veth-down": sickWith("LINK_DOWN"), "uplink-down": sickWith("LINK_DOWN").noCure(),
 		"uplink-no-carrier": sickWith("LINK_DOWN").noCure(), "no-address": sickWith("NEIGHBOUR_UNREACHABLE"),

@@ -96,8 +96,8 @@ func TestVanished(t *testing.T) {
 		{
 			name: "reply leaves elsewhere", scenario: "netns-by-hand",
 			changes: []change{setting("host", "net/ipv4/conf/veth0/rp_filter", "0"), via("host", "172.19.0.2", "203.0.113.254")},
-			want: unanswered(lost("reply", "REPLY_LOST_HERE", "host", byHandThere, []string{"host/eth0 ingress", "host/eth0 egress"}, masquerade),
-				report.Lost, report.Observed),
+			want: unanswered(lost("reply", "SUBNET_OVERLAP", "host", byHandThere, []string{"host/eth0 ingress", "host/eth0 egress"}, masquerade),
+				report.Lost, report.Reconstructed),
 		}, {
 			name: "ignored by the host", scenario: "netns-by-hand", target: "172.19.0.1",
 			changes: []change{setting("host", "net/ipv4/icmp_echo_ignore_all", "1")},
