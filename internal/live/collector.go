@@ -130,6 +130,13 @@ func (c *collector) takeUnresolved(netns string) []*ruletrace.Hit {
 	return hits
 }
 
+// replace puts a hit in the place of one that was collected.
+func (c *collector) replace(h, by *ruletrace.Hit) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	*h = *by
+}
+
 // discovered is what was kept of ARP and neighbour discovery.
 func (c *collector) discovered() []capture.Sighting {
 	c.mu.Lock()

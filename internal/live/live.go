@@ -141,7 +141,7 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 	r.count()
 	closed := make(chan error, 1)
 	go func() { closed <- r.close() }() // takes the kernel tens of milliseconds
-	replied := r.allReplied(tries)      // reads the hits, so before they are resolved
+	replied := r.allReplied(tries)
 	var ending sync.WaitGroup
 	ending.Go(r.resolve)
 	if !replied {

@@ -216,7 +216,10 @@ func (s *station) older(seen path.Input) []nat.Flow {
 // resolve fills in the rules of this namespace's hits.
 func (s *station) resolve(ctx context.Context, from *collector) {
 	for _, h := range from.takeUnresolved(s.name) {
-		if err := s.resolver.Resolve(ctx, h); err != nil {
+		resolved := *h // others join meanwhile
+		err := s.resolver.Resolve(ctx, &resolved)
+		from.replace(h, &resolved)
+		if err != nil {
 			which := sensorTrace
 			if h.Legacy {
 				which = sensorNFLog
