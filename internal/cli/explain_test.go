@@ -19,12 +19,17 @@ import (
 	"github.com/pathtrace/pathtrace/internal/lab"
 )
 
-// codes are the constants of package diagnose that are a code of a verdict.
+// codes are the constants of the packages diagnose and doctor that are the code
+// of a verdict or of a finding.
 func codes(t *testing.T) []string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join("..", "diagnose", "*.go"))
-	if err != nil {
-		t.Fatal(err)
+	var files []string
+	for _, pkg := range []string{"diagnose", "doctor"} {
+		found, err := filepath.Glob(filepath.Join("..", pkg, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
 	}
 	code := regexp.MustCompile(`^[A-Z][A-Z_]+$`)
 	var all []string
