@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/build/tools/bin:$(PATH):/usr/sbin:/sbin
 RACE := $(if $(shell command -v "$$(go env CC)"),-race)
 # Extra flags for go test, such as -v or -run.
 TESTFLAGS ?=
-GO_TEST = CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -timeout 10m $(TESTFLAGS)
+GO_TEST = CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -timeout 20m $(TESTFLAGS)
 # What must also build where there is no Linux kernel to watch.
 PORTABLE := ./packet ./capture ./nat ./ruletrace ./report ./internal/path ./internal/diagnose
 
