@@ -4,7 +4,6 @@ package accuracy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -284,9 +283,13 @@ func mention(n *lab.Network, fault *lab.Fault, r *report.Report) Mention {
 	if fault.ByRule() || !slices.Contains(stateful, code) {
 		return Unmet
 	}
-	code = strings.TrimPrefix(code, "NO_DEFAULT_") // beyond the source it is a route as any
-	text, err := json.Marshal(r)
-	if err == nil && strings.Contains(string(text), code) {
+	if code == "NO_DEFAULT_ROUTE" { // beyond the source it is a route as any
+		code = "NO_ROUTE"
+	}
+	if code == r.Verdict.Code {
+		return Unmet // one word for both
+	}
+	if slices.ContainsFunc(r.Findings, func(f report.Finding) bool { return f.Code == code }) {
 		return Mentioned
 	}
 	return Missed

@@ -58,6 +58,8 @@ func (f *probeFlags) check() error {
 		return errors.New("--source-port is for one connection, without -c")
 	case f.sized && (f.size < probe.NonceSize || f.size > probe.MaxSize):
 		return fmt.Errorf("--size %d: the size is from %d to %d bytes", f.size, probe.NonceSize, probe.MaxSize)
+	case f.sendBytes != 0 && f.count > 1:
+		return errors.New("--send-bytes is for one connection, without -c")
 	case f.sendBytes < 0 || f.sendBytes > live.MaxSendBytes:
 		return fmt.Errorf("--send-bytes %d: the number is from 0 to %d", f.sendBytes, live.MaxSendBytes)
 	}

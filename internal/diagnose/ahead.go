@@ -99,6 +99,9 @@ type walk struct {
 // follow goes on until the packet is there, or what comes next is not known.
 func (w *walk) follow(ns *topology.Namespace, q topology.Query) {
 	for range longestWay {
+		if slices.ContainsFunc(ns.Policy, func(p topology.Policy) bool { return p.IPv6 == q.Target.Is6() && p.MarkMask != 0 }) {
+			return // which mark the rules would give it is not known
+		}
 		o := w.look(ns, q)
 		if o.decision.Undetermined || ns.Local(q.Target) != nil {
 			return

@@ -1,6 +1,7 @@
 package diagnose
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -83,6 +84,8 @@ type cause struct {
 	// that no command mends has advice only, or neither.
 	advice string
 	fix    []string
+	// severity is that of the finding; empty is "error".
+	severity string
 	// more are findings beside the cause: what mends it for good where fix does
 	// so only for now, and what else may be meant. They rest on its evidence.
 	more []report.Finding
@@ -211,7 +214,7 @@ func (d *Diagnosis) take(c *cause) {
 			v.Evidence = append(v.Evidence, id)
 		}
 	}
-	severity := "error"
+	severity := cmp.Or(c.severity, "error")
 	if c.code == NoReply { // nothing is proven to be wrong
 		severity = "warning"
 	}

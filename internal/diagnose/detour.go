@@ -103,6 +103,9 @@ func (s *scene) wayBack() *detour {
 	if bridge := bridgeOf(ns, s.end.Interface); bridge != nil {
 		in = bridge
 	}
+	if in == nil { // it is gone by now
+		return nil
+	}
 	return reverse(ns, in, s.end.Tuple.Src, s.end.Tuple.Dst)
 }
 

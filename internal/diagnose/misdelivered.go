@@ -49,7 +49,7 @@ func (s *scene) handover() *handover {
 			ns := s.now(s.in.Topology.Namespaces[i].Name)
 			far := ns.Local(h.next)
 			switch {
-			case far == nil || h.next.IsLinkLocalUnicast() && !s.adjacent(h.ns, h.link, ns):
+			case far == nil || !s.sameWire(h.ns, h.link, ns):
 			case h.owner != nil || ns == h.ns:
 				return nil
 			default:
@@ -80,6 +80,26 @@ func neighbourOf(ns *topology.Namespace, address netip.Addr, link string) *topol
 		return nil
 	}
 	return &ns.Neighbours[i]
+}
+
+// sameWire reports whether a namespace is at the other end of a link's cable, or
+// at another port of the bridge that is there.
+func (s *scene) sameWire(ns *topology.Namespace, link *topology.Link, other *topology.Namespace) bool {
+	if s.adjacent(ns, link, other) || link.Peer == nil {
+		return s.adjacent(ns, link, other)
+	}
+	far := s.now(link.Peer.NetNS)
+	port := far.Link(link.Peer.Interface)
+	bridge := far.Link(portOf(port))
+	return bridge != nil && s.adjacent(far, bridge, other)
+}
+
+// portOf is the name of the bridge that a link is a port of, empty for none.
+func portOf(link *topology.Link) string {
+	if link == nil {
+		return ""
+	}
+	return link.Bridge
 }
 
 // staleNeighbour: the packet went out in a frame for a hardware address that
@@ -139,8 +159,13 @@ func wrongPort(s *scene) *cause {
 // misplaced: the forwarding table of a bridge has a machine's interface behind
 // another port than the one that leads to it.
 func (s *scene) misplaced(ns *topology.Namespace, port *topology.Link, machine *topology.Namespace, far *topology.Link) *cause {
-	at := slices.IndexFunc(ns.Forwarding, func(f topology.Forwarding) bool { return f.MAC == far.MAC && f.Bridge == port.Bridge })
-	if at < 0 || far.MAC == "" || ns.Forwarding[at].Interface == port.Name {
+	at := slices.IndexFunc(ns.Forwarding, func(f topology.Forwarding) bool {
+		return f.MAC == far.MAC && f.Bridge == port.Bridge && f.Interface != port.Name
+	})
+	right := slices.ContainsFunc(ns.Forwarding, func(f topology.Forwarding) bool { // perhaps in another VLAN
+		return f.MAC == far.MAC && f.Interface == port.Name
+	})
+	if at < 0 || right || far.MAC == "" {
 		return nil
 	}
 	wrong := ns.Forwarding[at]

@@ -231,7 +231,7 @@ func Renumber(s *topology.Snapshot, bridge *topology.Link, network netip.Prefix,
 		free = s.FreeIPv6(taken...)
 	}
 	if !free.IsValid() {
-		return fmt.Sprintf("To end it for good, give %s another network; no private /24 is free here.", bridge.Name), nil
+		return fmt.Sprintf("To end it for good, give %s another network; everything private is taken here.", bridge.Name), nil
 	}
 	switch {
 	case bridge.Name == "docker0" && network.Addr().Is4():

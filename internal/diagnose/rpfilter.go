@@ -132,7 +132,8 @@ func (s *scene) reversePathRule() *cause {
 	d := reverse(ns, in, s.end.Tuple.Src, s.end.Tuple.Dst)
 	how, fact := "there is no way back to its source", fmt.Sprintf("no route to %s", s.end.Tuple.Src)
 	if route := d.decision.Route; route != nil {
-		if route.Interface == in.Name {
+		hops := d.decision.NextHops()
+		if d.decision.Undetermined || len(hops) != 1 || hops[0].Interface == in.Name {
 			return nil
 		}
 		how = fmt.Sprintf("the way back to its source %s is by %s, because of %s", s.end.Tuple.Src, route.Interface, d.by())

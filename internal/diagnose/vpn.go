@@ -11,11 +11,13 @@ import (
 )
 
 // vpnTakes: a route or a policy rule led the packet into a tunnel, or would lead
-// its answer there so that rp_filter refused it, the flow failed, and without the tunnel the packet would have gone another way on which
-// it may be answered. What is private and goes nowhere else is the VPN's.
+// its answer there so that rp_filter refused it, the flow failed, and without the
+// tunnel the packet would have gone another way on which it may be answered. What
+// is private and goes nowhere else is the VPN's. Of a request that nobody answered
+// it is not known whether it would be answered there.
 func vpnTakes(s *scene) *cause {
 	d := s.detour()
-	if d == nil || d.taken.Role != capture.RoleTunnel || !d.back && s.seen.Code != NoReply && s.seen.Code != ReplyLostHere && s.end.Kind != path.Dropped {
+	if d == nil || d.taken.Role != capture.RoleTunnel || d.taken.Overlay || !d.back && s.seen.Code != NoReply && s.seen.Code != ReplyLostHere && s.end.Kind != path.Dropped {
 		return nil
 	}
 	other := d.without(d.taken.Name)
@@ -29,6 +31,7 @@ func vpnTakes(s *scene) *cause {
 	c := d.cause(s)
 	c.code = VPNTakesTraffic
 	if s.seen.Code == NoReply {
+		c.severity = "warning"
 		c.summary += fmt.Sprintf(" No answer came back within %s.", s.in.Waited)
 	}
 	c.summary += fmt.Sprintf(" Without that it would %s %s (%s).", map[bool]string{true: "be by", false: "go by"}[d.back], link.Name, other.Route.Text)

@@ -86,8 +86,12 @@ func (c *collector) event(e nat.Event) {
 
 func (c *collector) hit(h ruletrace.Hit) {
 	c.mu.Lock()
-	c.hits = append(c.hits, &h)
-	c.pending[h.NetNS] = append(c.pending[h.NetNS], &h)
+	if len(c.hits) < maxKept {
+		c.hits = append(c.hits, &h)
+		c.pending[h.NetNS] = append(c.pending[h.NetNS], &h)
+	} else {
+		c.overflow = true
+	}
 	c.mu.Unlock()
 	c.touch()
 }

@@ -47,8 +47,9 @@ func (r *run) sendData(ctx context.Context, tcp *probe.TCP, t *try) {
 	first := min(size, r.cfg.SendBytes)
 	send := func(ctx context.Context, length int) {
 		if length > 0 && err == nil {
-			err = tcp.Send(ctx, length)
-			t.data.Sent += length
+			if err = tcp.Send(ctx, length); err == nil {
+				t.data.Sent += length
+			}
 		}
 		r.awaitAll(ctx, t, syn, first)
 	}

@@ -569,8 +569,8 @@ func (r *run) enter() map[string]string {
 	enter := make(map[string]string)
 	for i := range r.topo.Namespaces {
 		ns := &r.topo.Namespaces[i]
-		if ns.Name != container.HostName {
-			enter[ns.Name] = "ip netns exec " + ns.Name
+		if words := container.Enter(ns.Name); ns.Name != container.HostName && words != "" {
+			enter[ns.Name] = words
 		}
 		if ns.Name == r.topo.Source && r.cfg.Source.PID != 0 {
 			enter[ns.Name] = fmt.Sprintf("nsenter --target %d --net", r.cfg.Source.PID)

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"net/netip"
 	"slices"
@@ -12,7 +13,7 @@ import (
 // further prefixes that are taken. It is invalid when there is none. The ranges
 // are those of RFC 1918, the one that VPNs and Docker take last.
 func (s *Snapshot) Free(bits int, taken ...netip.Prefix) netip.Prefix {
-	taken = append(s.taken(), taken...)
+	taken = merged(append(s.taken(), taken...))
 	for _, from := range []struct{ first, within netip.Prefix }{
 		{netip.MustParsePrefix("192.168.51.0/24"), netip.MustParsePrefix("192.168.0.0/16")},
 		{netip.MustParsePrefix("10.201.0.0/16"), netip.MustParsePrefix("10.0.0.0/8")},
@@ -35,6 +36,8 @@ func (s *Snapshot) Free(bits int, taken ...netip.Prefix) netip.Prefix {
 // FreeIPv6 returns a /64 of a unique local prefix (RFC 4193) that overlaps
 // nothing known. Its global ID comes from the hardware addresses that are there,
 // so that it is the same at each call and another one on another machine.
+// It is invalid when none is found, as where a route takes all unique local
+// addresses.
 func (s *Snapshot) FreeIPv6(taken ...netip.Prefix) netip.Prefix {
 	taken = append(s.taken(), taken...)
 	seed := sha256.New()
@@ -43,7 +46,7 @@ func (s *Snapshot) FreeIPv6(taken ...netip.Prefix) netip.Prefix {
 			seed.Write([]byte(s.Namespaces[i].Links[k].MAC))
 		}
 	}
-	for {
+	for range 64 {
 		sum := seed.Sum(nil)
 		address := [16]byte{0: 0xfd}
 		copy(address[1:6], sum)
@@ -52,6 +55,7 @@ func (s *Snapshot) FreeIPv6(taken ...netip.Prefix) netip.Prefix {
 		}
 		seed.Write(sum)
 	}
+	return netip.Prefix{}
 }
 
 // taken are all prefixes that the snapshot knows, without those that stand for
@@ -80,6 +84,21 @@ func (s *Snapshot) taken() []netip.Prefix {
 		}
 	}
 	return all
+}
+
+// merged leaves out what lies within another prefix, so that a host with
+// thousands of routes is looked through in no time.
+func merged(all []netip.Prefix) []netip.Prefix {
+	slices.SortFunc(all, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	kept := all[:0]
+	for _, p := range all {
+		if len(kept) == 0 || !kept[len(kept)-1].Contains(p.Addr()) {
+			kept = append(kept, p)
+		}
+	}
+	return kept
 }
 
 func overlapsAny(p netip.Prefix, all []netip.Prefix) bool {

@@ -51,4 +51,7 @@ func TestFreeIPv6(t *testing.T) {
 	if other := s.FreeIPv6(p); other.Overlaps(p) {
 		t.Errorf("%s overlaps %s, which is taken", other, p)
 	}
+	if none := s.FreeIPv6(netip.MustParsePrefix("fd00::/8")); none.IsValid() {
+		t.Errorf("got %s, and all unique local addresses are taken", none)
+	}
 }

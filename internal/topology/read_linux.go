@@ -137,7 +137,7 @@ func (r *reader) look(n *Namespace) (map[int]wire, error) {
 			Carrier: attrs.RawFlags&unix.IFF_LOWER_UP != 0,
 			State:   strings.ReplaceAll(attrs.OperState.String(), "-", ""), Group: int(attrs.Group),
 		}
-		link.XDP = xdpOf(attrs.Xdp)
+		link.XDP, link.Overlay = xdpOf(attrs.Xdp), overlay(source)
 		switch {
 		case attrs.Flags&net.FlagLoopback != 0:
 			link.Kind = "loopback"
@@ -195,6 +195,28 @@ func (r *reader) look(n *Namespace) (map[int]wire, error) {
 		}
 	}
 	return wires, nil
+}
+
+// overlay reports whether a tunnel has no single other end.
+func overlay(link netlink.Link) bool {
+	var remote net.IP
+	switch tunnel := link.(type) {
+	case *netlink.Vxlan:
+		remote = tunnel.Group
+	case *netlink.Geneve:
+		remote = tunnel.Remote
+	case *netlink.Iptun:
+		remote = tunnel.Remote
+	case *netlink.Gretun:
+		remote = tunnel.Remote
+	case *netlink.Sittun:
+		remote = tunnel.Remote
+	case *netlink.Ip6tnl:
+		remote = tunnel.Remote
+	default:
+		return false
+	}
+	return len(remote) == 0 || remote.IsUnspecified() || remote.IsMulticast()
 }
 
 var addressFlags = []bit{
@@ -595,9 +617,12 @@ func (r *reader) forwarding(n *Namespace) error {
 	if err != nil {
 		return fmt.Errorf("read the forwarding tables of bridges: %w", err)
 	}
-	names := n.linkNames()
+	ports := make(map[int]*Link, len(n.Links))
+	for i := range n.Links {
+		ports[n.Links[i].Index] = &n.Links[i]
+	}
 	for _, entry := range entries {
-		port := n.Link(names[entry.LinkIndex])
+		port := ports[entry.LinkIndex]
 		if port == nil || port.Bridge == "" || entry.MasterIndex == 0 || entry.State&netlink.NUD_PERMANENT != 0 {
 			continue
 		}
@@ -605,7 +630,7 @@ func (r *reader) forwarding(n *Namespace) error {
 		if entry.State&netlink.NUD_NOARP != 0 {
 			state = "static"
 		}
-		n.Forwarding = append(n.Forwarding, Forwarding{MAC: entry.HardwareAddr.String(), Interface: port.Name, Bridge: port.Bridge, State: state})
+		n.Forwarding = append(n.Forwarding, Forwarding{MAC: entry.HardwareAddr.String(), Interface: port.Name, Bridge: port.Bridge, VLAN: entry.Vlan, State: state})
 	}
 	return nil
 }

@@ -153,6 +153,9 @@ type Link struct {
 	// AddressFlags are the flags of addresses that have one of: tentative,
 	// dadfailed, deprecated, secondary (temporary for IPv6), optimistic.
 	AddressFlags map[netip.Addr][]string `json:"address_flags,omitempty"`
+	// Overlay says that a tunnel leads to many machines, as those between the nodes
+	// of a cluster do: it has no single other end.
+	Overlay bool `json:"overlay,omitempty"`
 	// Peer is the other end of a veth or netkit pair; nil for other kinds.
 	Peer *Peer `json:"peer,omitempty"`
 	// Lower is the link below a macvlan, ipvlan or VLAN; nil for other kinds.
@@ -302,6 +305,8 @@ type Forwarding struct {
 	// Interface is the port of Bridge.
 	Interface string `json:"interface"`
 	Bridge    string `json:"bridge"`
+	// VLAN is 0 where the bridge tells none apart.
+	VLAN int `json:"vlan,omitempty"`
 	// State is learned, or static for an entry that somebody made.
 	State string `json:"state"`
 }
