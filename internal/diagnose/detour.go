@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/pathtrace/pathtrace/internal/path"
 	"github.com/pathtrace/pathtrace/internal/topology"
@@ -73,7 +74,7 @@ func (s *scene) detour() *detour {
 func (s *scene) packetsWay() *detour {
 	ns := s.now(s.end.NetNS)
 	forwarded := s.end.Kind == path.Dropped && (s.end.Hook == ruletrace.Forward || s.end.Hook == ruletrace.Postrouting)
-	if ns == nil || s.end.Bridged || s.end.Kind != path.Left && !forwarded {
+	if ns == nil || s.end.Bridged || s.end.Kind != path.Left && !forwarded && !s.unclaimed(s.end.Tuple.Dst) {
 		return nil
 	}
 	for _, stay := range slices.Backward(staysOf(s.path.Hops)) {
@@ -85,12 +86,21 @@ func (s *scene) packetsWay() *detour {
 			Source: stay.source, Target: t.Dst, Ingress: stay.in, Mark: s.end.Mark, Proto: t.Proto, SourcePort: t.SrcPort, TargetPort: t.DstPort,
 		}}
 		d.decision = ns.Lookup(d.query)
-		if hops := d.decision.NextHops(); s.end.Kind == path.Left && (len(hops) != 1 || hops[0].Interface != stay.out) {
+		hops := d.decision.NextHops()
+		if s.end.Kind == path.Left && (len(hops) != 1 || hops[0].Interface != stay.out) {
 			return nil // not as it went
+		}
+		if forwarded && !s.end.Policy && (len(hops) != 1 || !speaksOf(s.end.Rule.Text, hops[0].Interface)) {
+			return nil // the rule drops it wherever it goes
 		}
 		return d
 	}
 	return nil
+}
+
+// speaksOf reports whether a rule's text has the name of an interface.
+func speaksOf(text, iface string) bool {
+	return slices.ContainsFunc(strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \",{}", r) }), func(word string) bool { return word == iface })
 }
 
 // wayBack is the decision for which rp_filter dropped the packet.

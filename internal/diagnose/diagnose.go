@@ -211,7 +211,7 @@ func replied(in *Input) report.Verdict {
 		v.Elapsed = p.Reply.Last.Time.Sub(p.Request.First.Time)
 	}
 	if p.Request.End.Kind == path.Left && p.Request.End.NetNS == topology.HostName {
-		v.Summary = departure(in) + "; what lies beyond is not visible; the answer came back."
+		v.Summary = departure(in) + "; " + horizon(in) + "; the answer came back."
 	}
 	if in.Data != nil {
 		v.Summary += dataWords(in)
@@ -243,6 +243,18 @@ func departure(in *Input) string {
 	}
 	return left + " with its addresses unchanged"
 }
+
+// horizon says what is known of what the request left for.
+func horizon(in *Input) string {
+	end := &in.Path.Request.End
+	link := in.Topology.Namespace(end.NetNS).Link(end.Interface)
+	if link != nil && link.Peer != nil && link.Peer.NetNS != "" && in.Topology.Namespace(link.Peer.NetNS) == nil {
+		return link.Peer.NetNS + ", which is behind it, was not looked into"
+	}
+	return notVisible
+}
+
+const notVisible = "what lies beyond is not visible"
 
 // exit says where a packet left what is visible.
 func exit(end *path.End) string {
@@ -441,7 +453,7 @@ func requestEnded(in *Input) report.Verdict {
 		v.Summary = fmt.Sprintf("The request reached %s at %s, and no answer left it within %s.", the(end.NetNS), end.Interface, in.Waited)
 	default:
 		v.Outcome, v.Code = report.Lost, NoReply
-		v.Summary = fmt.Sprintf("%s and no answer came back within %s; what lies beyond is not visible.", departure(in), in.Waited)
+		v.Summary = fmt.Sprintf("%s and no answer came back within %s; %s.", departure(in), in.Waited, horizon(in))
 		if end.FrameFor != "" {
 			v.Summary = fmt.Sprintf("The request was last seen %s and no answer came back within %s.", taken(end), in.Waited)
 		}
@@ -551,7 +563,11 @@ func beyond(in *Input, outcome report.Outcome) string {
 	if end.Kind != path.Left || outcome == report.Lost || outcome == report.Replied && end.NetNS == topology.HostName {
 		return ""
 	}
-	return fmt.Sprintf("The request left %s; what lies beyond is not visible from here.", exit(end))
+	words := horizon(in)
+	if words == notVisible {
+		words += " from here"
+	}
+	return fmt.Sprintf("The request left %s; %s.", exit(end), words)
 }
 
 func capital(s string) string {

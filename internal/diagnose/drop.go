@@ -56,7 +56,7 @@ func dropSummary(in *Input, what, last string, end *path.End) string {
 	text := fmt.Sprintf("%s was dropped by the kernel between %s and %s%s: %s.", what, last, end.Next, at, because)
 	if d.Reason == skbdrop.NetfilterDrop {
 		if in.Sensors.Traced[end.NetNS] {
-			return text + " No rule that can be traced did it: rules of the netdev family, and those that come before the trace begins, are out of sight."
+			return text + " No rule that can be traced did it: some rules are out of sight: those of a device (netdev), of what a bridge sends (bridge, output), and those that come before the trace begins."
 		}
 		return text + " Rules could not be traced there, so which one did it is not known."
 	}

@@ -3,6 +3,7 @@ package diagnose
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/pathtrace/pathtrace/internal/path"
@@ -106,10 +107,13 @@ func filterFinding(in *Input, v *report.Verdict) (report.Finding, bool) {
 		f.Summary = "Start the program that is to read the queue, or look why it drops. What needs no program is accepted before that rule:"
 	case ConntrackInvalid:
 		f.Summary = "Conntrack follows a flow only where it sees both directions: lead both this way, or, if the packet is to pass all the same, accept it before that rule:"
+		if stateless(in, v.NetNS) {
+			f.Summary = "Conntrack knows nothing of prefixes that are translated without state: to it no answer belongs to a flow. Accept what is to pass before that rule:"
+		}
 	}
 	if leg.End.Policy && !atDevice(&leg.End) { // there answers do not come by, and flows are not known
 		f.Summary = "If this traffic is meant to pass, accept it and its answers in that chain:"
-		f.Fix = append(f.Fix, enter(in, v.NetNS)+acceptAnswers(v.Rule))
+		f.Fix = append(f.Fix, enter(in, v.NetNS)+acceptAnswers(v.Rule, leg.End.Tuple))
 	}
 	if key := bridgeSwitch(v); key != "" {
 		if v.Leg == "request" && !leg.End.Policy { // what keeps ports of one bridge apart drops both directions
@@ -133,6 +137,14 @@ func bridgeSwitch(v *report.Verdict) string {
 	return "net.bridge.bridge-nf-call-" + word
 }
 
+// stateless reports whether the request was translated in a namespace in a way
+// that conntrack does not know.
+func stateless(in *Input, netns string) bool {
+	return slices.ContainsFunc(in.Path.Translations, func(t report.Translation) bool {
+		return t.NetNS == netns && t.Leg == "request" && (t.Kind == "nptv6" || t.Kind == "stateless")
+	})
+}
+
 // plainName is what both a shell and nft take for a single word. The kernel
 // takes any name, and whoever rules a namespace may give one that is a command.
 var plainName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_./-]*$`)
@@ -150,29 +162,32 @@ func enter(in *Input, netns string) string {
 }
 
 // accept is the command that accepts a packet of one leg with the tuple before
-// the rule, or at the end of the chain where its policy dropped it.
+// the rule, or first in the chain where its policy dropped it: a rule at the end
+// would not be met where an earlier one goes elsewhere.
 func accept(r *report.Rule, policy bool, t packet.Tuple, leg string) string {
 	if r.Backend == string(ruletrace.NFT) {
 		family := addressFamily(t.Src)
 		match := fmt.Sprintf("%s saddr %s %s daddr %s %s accept", family, t.Src, family, t.Dst, nftProto(t, leg))
 		if policy || r.Handle == 0 {
-			return fmt.Sprintf("nft add rule %s %s %s %s", r.Family, r.Table, r.Chain, match)
+			return fmt.Sprintf("nft insert rule %s %s %s %s", r.Family, r.Table, r.Chain, match)
 		}
 		return fmt.Sprintf("nft insert rule %s %s %s handle %d %s", r.Family, r.Table, r.Chain, r.Handle, match)
 	}
 	match := fmt.Sprintf("-s %s -d %s -p %s%s -j ACCEPT", t.Src, t.Dst, t.Proto, iptablesPorts(t, leg))
 	if policy || r.Number == 0 {
-		return fmt.Sprintf("%s%s -A %s %s", iptables(r), tableOption(r), r.Chain, match)
+		return fmt.Sprintf("%s%s -I %s %s", iptables(r), tableOption(r), r.Chain, match)
 	}
 	return fmt.Sprintf("%s%s -I %s %d %s", iptables(r), tableOption(r), r.Chain, r.Number, match)
 }
 
-// acceptAnswers is the command that accepts the answers to accepted flows.
-func acceptAnswers(r *report.Rule) string {
+// acceptAnswers is the command that accepts the answers to a packet with the
+// tuple.
+func acceptAnswers(r *report.Rule, t packet.Tuple) string {
 	if r.Backend == string(ruletrace.NFT) {
-		return fmt.Sprintf("nft add rule %s %s %s ct state established,related accept", r.Family, r.Table, r.Chain)
+		family := addressFamily(t.Src)
+		return fmt.Sprintf("nft insert rule %s %s %s %s saddr %s %s daddr %s ct state established,related accept", r.Family, r.Table, r.Chain, family, t.Dst, family, t.Src)
 	}
-	return fmt.Sprintf("%s%s -A %s -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", iptables(r), tableOption(r), r.Chain)
+	return fmt.Sprintf("%s%s -I %s -s %s -d %s -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", iptables(r), tableOption(r), r.Chain, t.Dst, t.Src)
 }
 
 // nftProto matches the protocol and, where there is one, the service's port:

@@ -51,7 +51,7 @@ func linkDown(s *scene) *cause {
 				c.fix = append(c.fix, line)
 			}
 		} else {
-			c.advice = "The kernel does not put other routes back than that of the link's own network: set those again as well. " + c.advice
+			c.advice = strings.TrimSuffix(c.advice, ":") + ", and afterwards its other routes again, which the kernel does not put back:"
 		}
 		return c
 	}
@@ -502,7 +502,8 @@ func neighbourDead(s *scene) *cause {
 	if o.owner != nil && o.owner != o.ns {
 		c.summary = fmt.Sprintf("%s got no further than %s: %s, which has %s, gave no answer when it was asked for its hardware address by way of %s.",
 			s.what(), the(o.ns.Name), the(o.owner.Name), what, o.link.Name)
-		c.advice = fmt.Sprintf("Nothing that can be seen keeps %s from answering: look at the switch between, at arp_ignore and arp_filter, and at what filters ARP there.", the(o.owner.Name))
+		c.advice = fmt.Sprintf("What keeps %s from answering is not known. Look at what filters %s there and on the bridge between, at isolated ports, and at arp_ignore and the flag NOARP of the interface.",
+			the(o.owner.Name), map[bool]string{true: "ARP", false: "neighbour discovery"}[o.next.Is4()])
 	}
 	if s.unsent() {
 		c.outcome = report.Unsent

@@ -40,6 +40,9 @@ func (s *scene) handover() *handover {
 		target := addressOf(stay.after.Destination)
 		hops := h.ns.Lookup(topology.Query{Source: stay.source, Target: target, Ingress: stay.in, Mark: s.end.Mark}).NextHops()
 		if len(hops) != 1 || hops[0].Interface != stay.out {
+			if stay.in == stay.out { // it was passed on by the bridge, not by routing
+				continue
+			}
 			return nil
 		}
 		if h.next = hops[0].Gateway; !h.next.IsValid() {
@@ -112,7 +115,7 @@ func staleNeighbour(s *scene) *cause {
 	}
 	c := &cause{
 		code: NeighbourStale, netns: h.ns.Name, iface: h.link.Name, outcome: report.Lost, confidence: report.Reconstructed,
-		summary: fmt.Sprintf("%s left %s at %s in a frame for %s, which is what its neighbour table has for %s (%s). The hardware address of %s, which has that address, is %s: nobody took the frame.",
+		summary: fmt.Sprintf("%s left %s at %s in a frame for %s, which is what its neighbour table has for %s (%s). The hardware address of %s, which has that address, is %s: it did not take the frame.",
 			s.what(), the(h.ns.Name), h.link.Name, h.entry.MAC, h.next, h.entry.State, the(h.owner.Name), h.far.MAC),
 		evidence: []string{
 			s.fact("neighbour", h.ns.Name, "%s dev %s lladdr %s %s", h.next, h.link.Name, h.entry.MAC, h.entry.State),
@@ -121,6 +124,13 @@ func staleNeighbour(s *scene) *cause {
 		advice: "Delete the entry; the kernel asks again:",
 	}
 	c.fix = s.commands(h.ns.Name, []string{h.link.Name}, fmt.Sprintf("ip neigh del %s dev %s", h.next, h.link.Name))
+	for _, f := range h.ns.Forwarding {
+		if f.MAC == h.entry.MAC && f.Bridge == h.link.Name {
+			c.summary += fmt.Sprintf(" What has %s is behind the port %s, and took it.", f.MAC, f.Interface)
+			c.evidence = append(c.evidence, s.fact("bridge", h.ns.Name, "%s dev %s master %s %s", f.MAC, f.Interface, f.Bridge, f.State))
+			c.advice = fmt.Sprintf("If that machine has the address %s as well, give one of the two another. Then delete the entry; the kernel asks again:", h.next)
+		}
+	}
 	return c
 }
 

@@ -38,8 +38,8 @@ func natMissing(s *scene) *cause {
 	}
 	c := &cause{
 		code: NATMissing, confidence: report.Reconstructed, netns: e.ns.Name, iface: e.out, evidence: s.unknown(e),
-		summary: fmt.Sprintf("The request left %s at %s for %s with the private source %s, which nothing translated, and no answer came within %s. Over the internet answers find no way back to %s; whether a router out there translates it is not visible.",
-			the(e.ns.Name), e.out, s.end.Tuple.Dst, e.source, s.in.Waited, e.network),
+		summary: fmt.Sprintf("The request left %s at %s for %s with the private source %s, which nothing translated, and no answer came within %s. Over the internet answers find no way back to %s; whether a router beyond %s translates it is not visible.",
+			the(e.ns.Name), e.out, s.end.Tuple.Dst, e.source, s.in.Waited, e.network, exit(s.end)),
 	}
 	if e.beyond != nil {
 		c.summary += fmt.Sprintf(" The next on the way, %s, has no route back to it.", e.beyond.Name)

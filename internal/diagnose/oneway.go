@@ -62,7 +62,7 @@ func (s *scene) untranslated(t *report.Translation) *cause {
 		c.evidence = slices.Concat(c.evidence, back.Evidence)
 	}
 	if s.end.Kind == path.Dropped {
-		c.summary += fmt.Sprintf(" A rule of chain %s then dropped it.", chainOf(s.end.Rule))
+		c.summary += fmt.Sprintf(" A rule of chain %s then %s it.", chainOf(s.end.Rule), map[bool]string{true: "rejected", false: "dropped"}[s.end.Verdict == ruletrace.Reject])
 	}
 	return c
 }

@@ -32,11 +32,31 @@ func subnetOverlap(s *scene) *cause {
 	}
 	c.summary += fmt.Sprintf(" %s, and for %s %s.", common, d.query.Target, d.why())
 	c.evidence = append(c.evidence, s.fact("address", d.ns.Name, "%s has %s", d.home.Name, d.prefix))
+	if c.fix = s.dropRoute(d); len(c.fix) > 0 {
+		c.advice = fmt.Sprintf("That route is for %s alone. Unless it is meant, remove it:", d.query.Target)
+		return c
+	}
 	c.advice = fmt.Sprintf("To lead what is for %s to %s again, until the next change of the other network:", d.prefix.Masked(), d.home.Name)
 	c.fix = s.leadHome(d)
 	advice, lines := Renumber(s.latest(), d.home, d.prefix)
 	c.more = []report.Finding{{Code: SubnetOverlap, Severity: "error", Summary: advice, Fix: lines}}
 	return c
+}
+
+// dropRoute is the command that removes a route for one address, where that leads
+// the address home.
+func (s *scene) dropRoute(d *detour) []string {
+	r := d.decision.Route
+	if !r.Destination.IsSingleIP() || r.Table != mainTable || r.Protocol == "kernel" {
+		return nil
+	}
+	ns := *d.ns
+	ns.Routes = slices.DeleteFunc(slices.Clone(ns.Routes), func(other topology.Route) bool { return other.Text == r.Text })
+	hops := ns.Lookup(d.query).NextHops()
+	if len(hops) != 1 || hops[0].Interface != d.home.Name {
+		return nil
+	}
+	return s.commands(d.ns.Name, []string{r.Interface}, fmt.Sprintf("%s route del %s dev %s", ipCommand(d.query.Target), r.Destination, r.Interface))
 }
 
 // livesBehind reports whether the target is where its address says: a visible
@@ -103,6 +123,8 @@ func (d *detour) cause(s *scene) *cause {
 		c.byRule = true
 		c.mechanism = fmt.Sprintf("dropped in %s by chain %s, which does not pass what goes there", s.end.Hook, chainOf(s.end.Rule))
 		c.summary = fmt.Sprintf("%s was for %s, and %s was about to send it by %s, because of %s.", s.what(), d.query.Target, the(d.ns.Name), d.taken.Name, d.by())
+	case s.end.Kind == path.Vanished:
+		c.summary = fmt.Sprintf("%s was for %s, and %s was to send it by %s, where nobody has that address, because of %s.", s.what(), d.query.Target, the(d.ns.Name), d.taken.Name, d.by())
 	default:
 		c.summary = fmt.Sprintf("%s was for %s, and %s sent it by %s, because of %s.", s.what(), d.query.Target, the(d.ns.Name), d.taken.Name, d.by())
 	}

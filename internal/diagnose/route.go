@@ -88,6 +88,10 @@ func (s *scene) addAddress(c *cause, o *outlook) bool {
 				lacks = fmt.Sprintf("%s of %s is down and has no %s address", link.Name, the(o.ns.Name), familyName(o.query.Target))
 				up = s.commands(o.ns.Name, []string{link.Name}, fmt.Sprintf("ip link set dev %s up", link.Name))
 			}
+			if link.Up && o.query.Target.Is6() && !slices.ContainsFunc(link.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+				lacks += ", not even a link-local one, so IPv6 is off there (disable_ipv6)"
+				up = s.commands(o.ns.Name, []string{link.Name}, fmt.Sprintf("sysctl -w net/ipv6/conf/%s/disable_ipv6=0", link.Name))
+			}
 			if !cable.Up {
 				lacks += fmt.Sprintf(", %s of %s at the other end is down", cable.Name, the(far.Name))
 				up = append(up, s.commands(far.Name, []string{cable.Name}, fmt.Sprintf("ip link set dev %s up", cable.Name))...)

@@ -48,8 +48,8 @@ func (s *scene) breakLoop(around []string) []string {
 			continue
 		}
 		found++
-		fix = s.commands(ns.Name, []string{route.Interface}, fmt.Sprintf("%s route del %s via %s dev %s table %d",
-			ipCommand(route.Gateway), route.Destination, route.Gateway, route.Interface, route.Table))
+		fix = s.commands(ns.Name, []string{route.Interface}, fmt.Sprintf("%s route del %s via %s dev %s table %s",
+			ipCommand(route.Gateway), route.Destination, route.Gateway, route.Interface, tableName(route.Table)))
 	}
 	if found != 1 {
 		return nil

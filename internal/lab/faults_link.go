@@ -29,6 +29,12 @@ func (t Truth) by(name string) Truth {
 	return t
 }
 
+// onReply says that it is the answer that the truth is about.
+func (t Truth) onReply() Truth {
+	t.Leg = "reply"
+	return t
+}
+
 // change is a fault that is made by commands of iproute2 in one namespace.
 func change(name, netns, summary string, outcome Truth, commands ...string) Fault {
 	if netns != HostName {
@@ -236,6 +242,14 @@ func dockerLinks() []Fault {
 				host.misplace("cnt01", "eth0", "vethd04b7a9")
 			},
 		},
+		change("stray-route", HostName, "the host has a route for the container's address to the other network", stopped("SUBNET_OVERLAP").onReply(), "route add 172.17.0.2/32 dev br-5f1c3a9d2b7e"),
+		{
+			Name: "stale-neighbour@cnt01", Summary: "the container has a permanent neighbour entry with a hardware address that its gateway does not have", netns: "cnt01",
+			outcome: Truth{Outcome: "lost", Leg: "request", Code: "NEIGHBOUR_STALE"},
+			apply: func(cnt01 *node, _ Rule) {
+				cnt01.ip("neigh replace 172.17.0.1 lladdr 02:42:ac:11:00:98 dev eth0 nud permanent")
+			},
+		},
 		{
 			Name: "stale-neighbour", Summary: "the host has a permanent neighbour entry with a hardware address that the container does not have", netns: HostName,
 			outcome: Truth{Outcome: "lost", Leg: "reply", Code: "NEIGHBOUR_STALE"},
@@ -259,6 +273,10 @@ func masqueradeLinks() []Fault {
 		{
 			Name: "no-forwarding@router", Summary: "the router does not forward IPv6", netns: "router", outcome: stopped("FORWARDING_OFF"),
 			apply: func(router *node, _ Rule) { router.sysctl("net/ipv6/conf/all/forwarding", "0") },
+		},
+		{
+			Name: "no-ipv6@cnt01", Summary: "IPv6 is off at the container's interface", netns: "cnt01", outcome: unsent("NO_DEFAULT_ROUTE"),
+			apply: func(n *node, _ Rule) { n.sysctl("net/ipv6/conf/eth0/disable_ipv6", "1") },
 		},
 		change("no-default-route", "cnt01", "the container has no IPv6 default route", unsent("NO_DEFAULT_ROUTE"), "-6 route del default"),
 		change("no-default-route", HostName, "the host has no IPv6 default route", refused("NO_ROUTE"), "-6 route del default").noFix(),

@@ -179,7 +179,8 @@ type run struct {
 }
 
 // followDNAT adds the namespaces that a rule may send the packet to in place of
-// its target: the container behind a published port.
+// its target, as the container behind a published port, and that of a target
+// beside the way.
 func (r *run) followDNAT(ctx context.Context, handles *topology.Handles, match ruletrace.Match) {
 	r.resolvers = make(map[string]*ruletrace.Resolver)
 	found := make([][]netip.Addr, len(r.topo.Namespaces))
@@ -196,11 +197,31 @@ func (r *run) followDNAT(ctx context.Context, handles *topology.Handles, match r
 		})
 	}
 	asking.Wait()
+	if target := r.topo.Target; besideTheWay(r.topo, target) {
+		found = append(found, []netip.Addr{target})
+	}
 	for _, address := range slices.Concat(found...) {
 		if _, err := handles.Extend(ctx, address); err != nil {
 			r.cfg.Log("find the way to %s, where a DNAT rule leads: %v", address, err)
 		}
 	}
+}
+
+// besideTheWay reports whether a target that no namespace of a snapshot has is in
+// the network of one of them: a container behind a host that the way from the
+// source leads to through machines that cannot be seen.
+func besideTheWay(s *topology.Snapshot, target netip.Addr) bool {
+	near := false
+	for i := range s.Namespaces {
+		ns := &s.Namespaces[i]
+		if ns.Local(target) != nil {
+			return false
+		}
+		for k := range ns.Links {
+			near = near || slices.ContainsFunc(ns.Links[k].Addresses, func(p netip.Prefix) bool { return p.Contains(target) })
+		}
+	}
+	return near
 }
 
 // open opens the sensors of all namespaces at once: each waits milliseconds
@@ -572,7 +593,7 @@ func (r *run) enter() map[string]string {
 		if words := container.Enter(ns.Name); ns.Name != container.HostName && words != "" {
 			enter[ns.Name] = words
 		}
-		if ns.Name == r.topo.Source && r.cfg.Source.PID != 0 {
+		if ns.Name == r.topo.Source && ns.Name != container.HostName && r.cfg.Source.PID != 0 {
 			enter[ns.Name] = fmt.Sprintf("nsenter --target %d --net", r.cfg.Source.PID)
 		}
 	}

@@ -184,7 +184,7 @@ func TestDataNotByItsSize(t *testing.T) {
 			n := build(t, "docker-bridge", lab.Options{})
 			command(t, n.NetNS(tt.netns), "sh", "-c", "iptables-nft "+tt.rule)
 			cfg := sending(n, "8.8.8.8:9", 20_000)
-			cfg.Timeout = 2 * impatient
+			cfg.Timeout = 4 * impatient
 			r := trace(t, n, cfg)
 			got := verdict{Outcome: r.Verdict.Outcome, Leg: r.Verdict.Leg, Code: r.Verdict.Code, NetNS: r.Verdict.NetNS, Hook: r.Verdict.Hook}
 			tell(t, tt.want, got)
@@ -295,7 +295,7 @@ func TestMTUOutOfSight(t *testing.T) {
 			t.Parallel()
 			n := build(t, "ipv6-masquerade", lab.Options{Break: tt.fault, Backend: tt.backend, Opaque: true})
 			cfg := probing(n, n.Scenario.ProbeOf(tt.fault))
-			cfg.Timeout = 2 * impatient
+			cfg.Timeout = 4 * impatient
 			r := trace(t, n, cfg)
 			tell(t, tt.want, verdict{
 				Outcome: r.Verdict.Outcome, Leg: r.Verdict.Leg, Code: r.Verdict.Code, NetNS: r.Verdict.NetNS, Confidence: r.Verdict.Confidence,
@@ -322,7 +322,7 @@ func TestDataThroughOtherPorts(t *testing.T) {
 			command(t, n.Host, "iptables-nft", "-t", "nat", "-I", "POSTROUTING", "-p", "tcp", "-o", "eth0", "-j", "MASQUERADE", "--to-ports", "20000-20010")
 			cfg := sending(n, "8.8.8.8:9", 20_000)
 			if fault == "mtu-beyond" {
-				cfg.Timeout = 2 * impatient
+				cfg.Timeout = 4 * impatient
 			}
 			r := trace(t, n, cfg)
 			if truth := n.Truth(); r.Verdict.Code != truth.Code || string(r.Verdict.Outcome) != truth.Outcome {
@@ -341,7 +341,7 @@ func TestDataStalls(t *testing.T) {
 	command(t, n.Host, "iptables-nft", "-I", "FORWARD", "-p", "tcp", "--dport", "9", "-j", "DROP")
 	command(t, n.Host, "iptables-nft", "-I", "FORWARD", "-p", "tcp", "--dport", "9", "-m", "quota", "--quota", "30000", "-j", "ACCEPT")
 	cfg := sending(n, "8.8.8.8:9", 100_000)
-	cfg.Timeout = 2 * impatient
+	cfg.Timeout = 4 * impatient
 	r := trace(t, n, cfg)
 	var acked int
 	if _, err := fmt.Sscanf(r.Verdict.Summary, "The connection was made, and then %d of 100000 bytes were acknowledged.", &acked); err != nil || acked < 1448 || acked > 30_000 {
@@ -363,7 +363,7 @@ func TestSmallerStill(t *testing.T) {
 	n := build(t, "docker-bridge", lab.Options{Break: "mtu-beyond"})
 	command(t, n.Host, "ip", "link", "set", "dev", "eth0", "mtu", "1400")
 	cfg := sending(n, "8.8.8.8:9", 20_000)
-	cfg.Timeout = 2 * impatient
+	cfg.Timeout = 4 * impatient // three retransmissions, also under load
 	r := trace(t, n, cfg)
 	if want := "A packet of 1400 bytes left the host"; r.Verdict.Code != "MTU_BLACKHOLE" || !strings.Contains(r.Verdict.Summary, want) {
 		t.Errorf("%s: %s\nwant MTU_BLACKHOLE: %s", r.Verdict.Code, r.Verdict.Summary, want)
