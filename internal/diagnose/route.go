@@ -89,7 +89,7 @@ func (s *scene) addAddress(c *cause, o *outlook) bool {
 				up = s.commands(o.ns.Name, []string{link.Name}, fmt.Sprintf("ip link set dev %s up", link.Name))
 			}
 			if link.Up && o.query.Target.Is6() && !slices.ContainsFunc(link.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
-				lacks += ", not even a link-local one, so IPv6 is off there (disable_ipv6)"
+				lacks += ", not even a link-local one (IPv6 seems to be off there: disable_ipv6)"
 				up = s.commands(o.ns.Name, []string{link.Name}, fmt.Sprintf("sysctl -w net/ipv6/conf/%s/disable_ipv6=0", link.Name))
 			}
 			if !cable.Up {
