@@ -197,14 +197,23 @@ func nameContainers(in *doctor.Input, running []container.Running) {
 				continue
 			}
 			in.Enter[c.Name] = fmt.Sprintf("nsenter --target %d --net", c.PID)
-			in.Servers[c.Name] = in.Servers[old]
 			delete(in.Enter, old)
-			delete(in.Servers, old)
+			rename(in.Servers, old, c.Name)
+			rename(in.Rules, old, c.Name)
+			rename(in.Unread, old, c.Name)
 			for k := range in.Missing {
 				in.Missing[k].Reason = strings.Replace(in.Missing[k].Reason, old+": ", c.Name+": ", 1)
 			}
 			break
 		}
+	}
+}
+
+// rename moves what is known of a namespace to its new name.
+func rename[V any](known map[string]V, from, to string) {
+	if v, found := known[from]; found {
+		known[to] = v
+		delete(known, from)
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/pathtrace/pathtrace/internal/testenv"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/report"
+	"github.com/pathtrace/pathtrace/ruletrace"
 )
 
 // treatment is what the program "cure" did in a network.
@@ -391,6 +392,8 @@ func TestNameContainers(t *testing.T) {
 		}},
 		Enter:   map[string]string{"pid 4711": "nsenter --target 4711 --net", "blue": "ip netns exec blue"},
 		Servers: map[string][]netip.Addr{"pid 4711": {netip.MustParseAddr("8.8.8.8")}},
+		Rules:   map[string]*ruletrace.Ruleset{topology.HostName: {}, "pid 4711": {}},
+		Unread:  map[string]string{"pid 4711": "operation not permitted"},
 		Missing: []report.Unchecked{{Check: "DNS servers", Reason: "pid 4713: no such file"}},
 	}
 	nameContainers(&in, []container.Running{
@@ -405,7 +408,7 @@ func TestNameContainers(t *testing.T) {
 	}
 	links := in.Topology.Namespaces[0].Links
 	if links[0].Peer.NetNS != "web" || links[1].Peer.NetNS != "blue" || in.Enter["web"] != "nsenter --target 4711 --net" || in.Enter["blue"] != "ip netns exec blue" ||
-		len(in.Servers["web"]) != 1 || in.Missing[0].Reason != "db: no such file" {
+		len(in.Servers["web"]) != 1 || in.Rules["web"] == nil || len(in.Rules) != 2 || in.Unread["web"] == "" || len(in.Unread) != 1 || in.Missing[0].Reason != "db: no such file" {
 		t.Errorf("%+v, %+v", in, links[0].Peer)
 	}
 }
