@@ -33,7 +33,7 @@ const (
 // the queueing disciplines is one for all links; filters are asked for where
 // there may be some.
 func (r *reader) filters(n *Namespace) error {
-	messages, err := r.dump(unix.RTM_GETQDISC, &nl.TcMsg{}, unix.RTM_NEWQDISC)
+	messages, err := r.dumpOptional(unix.RTM_GETQDISC, &nl.TcMsg{}, unix.RTM_NEWQDISC)
 	if err != nil {
 		return fmt.Errorf("read queueing disciplines: %w", err)
 	}

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"errors"
 	"net/netip"
 	"os/exec"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/pathtrace/pathtrace/internal/testenv"
@@ -108,5 +110,24 @@ func TestPrograms(t *testing.T) {
 	}
 	if b.XDP != nil || len(b.Filters) > 0 {
 		t.Errorf("b has %+v and %+v", b.XDP, b.Filters)
+	}
+}
+
+// TestDumpOptional asks for what no kernel answers, as one that was built without
+// queueing disciplines does not answer for those.
+func TestDumpOptional(t *testing.T) {
+	s := newSpace(t)
+	r, err := openReader(s.NS, false)
+	s.must(err)
+	defer r.close()
+	const nobody = 254 // above RTM_MAX, in the place of a RTM_GET
+	if _, err := r.dump(nobody, &nl.TcMsg{}, 0); !errors.Is(err, unix.EOPNOTSUPP) {
+		t.Fatalf("the kernel answers %v", err)
+	}
+	if messages, err := r.dumpOptional(nobody, &nl.TcMsg{}, 0); err != nil || len(messages) > 0 {
+		t.Errorf("%d messages, %v; want none", len(messages), err)
+	}
+	if messages, err := r.dumpOptional(unix.RTM_GETLINK, &nl.IfInfomsg{}, unix.RTM_NEWLINK); err != nil || len(messages) != 1 {
+		t.Errorf("%d links, %v; want lo", len(messages), err)
 	}
 }

@@ -109,6 +109,16 @@ func (r *reader) dump(request int, header nl.NetlinkRequestData, answer uint16) 
 	})
 }
 
+// dumpOptional is dump for what a kernel may have been built without: it has none
+// of it then. rtnetlink answers EOPNOTSUPP where nobody handles a request.
+func (r *reader) dumpOptional(request int, header nl.NetlinkRequestData, answer uint16) ([][]byte, error) {
+	messages, err := r.dump(request, header, answer)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, nil
+	}
+	return messages, err
+}
+
 // wire is where a link leads: ends of pairs, links below others.
 type wire struct {
 	// index is that of the other link, nsid the kernel's id of its namespace
