@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -324,6 +325,60 @@ table ip filter {
 	}
 	if ipv4, ipv6, err := LegacyTables(s.ns); err != nil || !slices.Equal(sorted(ipv4), []string{"filter", "nat"}) || len(ipv6) != 0 {
 		t.Errorf("legacy tables %q and %q, %v: looking must not make any", ipv4, ipv6, err)
+	}
+}
+
+// TestBaseDormant: the chains of a dormant table are in no hook, until it wakes.
+// What a program that sends is told says whether the kernel asks them.
+func TestBaseDormant(t *testing.T) {
+	s := newSpace(t)
+	s.nft(`table inet asleep {
+	flags dormant
+	chain out {
+		type filter hook output priority 7; policy drop;
+	}
+}
+table ip asleep {
+	chain out {
+		type filter hook output priority 8; policy accept;
+	}
+}`)
+	r := s.resolver("x")
+	for _, tt := range []struct {
+		command string
+		want    []string
+		err     error
+	}{
+		{"", []string{"ip out accept"}, nil},
+		{"table inet asleep", []string{"inet out drop", "ip out accept"}, unix.EPERM},
+	} {
+		s.nft(tt.command)
+		s.do(func() error {
+			conn, err := net.Dial("udp", "127.0.0.1:9")
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			if _, err := conn.Write([]byte("x")); !errors.Is(err, tt.err) {
+				t.Errorf("after %q: sent with %v, want %v", tt.command, err, tt.err)
+			}
+			return nil
+		})
+		chains, err := r.Base(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules, err := r.Ruleset(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, c := range chains {
+			got = append(got, strings.Join([]string{c.Family, c.Name, string(c.Policy)}, " "))
+		}
+		if !slices.Equal(got, tt.want) || len(rules.Chains) != len(tt.want) {
+			t.Errorf("after %q: %q, %d chains; want %q", tt.command, got, len(rules.Chains), tt.want)
+		}
 	}
 }
 

@@ -109,8 +109,40 @@ func consistently(list func() (interrupted bool, err error)) error {
 // hookDevices is NFTA_HOOK_DEVS, a list of NFTA_DEVICE_NAME.
 const hookDevices = 4
 
-// dumpChains lists every chain of the namespace.
+// dormantTables lists the tables whose chains the kernel keeps out of the hooks
+// (NFT_TABLE_F_DORMANT): no packet meets them.
+func dormantTables(c *netlink.Conn) (map[chainKey]bool, error) {
+	var dormant map[chainKey]bool
+	err := consistently(func() (bool, error) {
+		dormant = make(map[chainKey]bool)
+		return dump(c, unix.NFT_MSG_GETTABLE, unix.NFPROTO_UNSPEC, nil, func(family uint8, d *netlink.AttributeDecoder) error {
+			table, asleep := chainKey{family: familyName(family)}, false
+			for d.Next() {
+				switch d.Type() {
+				case unix.NFTA_TABLE_NAME:
+					table.table = d.String()
+				case unix.NFTA_TABLE_FLAGS:
+					asleep = d.Uint32()&unix.NFT_TABLE_F_DORMANT != 0
+				}
+			}
+			if asleep {
+				dormant[table] = true
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list nftables tables: %w", err)
+	}
+	return dormant, nil
+}
+
+// dumpChains lists every chain of the namespace, without those of dormant tables.
 func dumpChains(c *netlink.Conn) ([]chain, error) {
+	dormant, err := dormantTables(c)
+	if err != nil {
+		return nil, err
+	}
 	var chains []chain
 	each := func(family uint8, d *netlink.AttributeDecoder) error {
 		ch := chain{family: familyName(family)}
@@ -158,11 +190,14 @@ func dumpChains(c *netlink.Conn) ([]chain, error) {
 				ch.policy = Accept
 			}
 		}
+		if dormant[chainKey{family: ch.family, table: ch.table}] {
+			return nil
+		}
 		ch.owned = strings.HasPrefix(ch.table, tablePrefix)
 		chains = append(chains, ch)
 		return nil
 	}
-	err := consistently(func() (bool, error) {
+	err = consistently(func() (bool, error) {
 		chains = nil
 		return dump(c, unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, nil, each)
 	})
