@@ -15,7 +15,7 @@ RACE := $(if $(shell command -v "$$(go env CC)"),-race)
 TESTFLAGS ?=
 GO_TEST = CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -timeout 20m $(TESTFLAGS)
 # What must also build where there is no Linux kernel to watch.
-PORTABLE := ./packet ./capture ./nat ./ruletrace ./report ./internal/path ./internal/diagnose
+PORTABLE := ./packet ./capture ./nat ./ruletrace ./report ./internal/path ./internal/diagnose ./internal/doctor
 
 # make: the static program, build/pathtrace
 .PHONY: build
