@@ -85,10 +85,12 @@ var checks = []struct {
 
 // exam is one examination.
 type exam struct {
-	in       *Input
-	host     *topology.Namespace
-	networks []network
-	result   Examination
+	in   *Input
+	host *topology.Namespace
+	// internet4 and internet6 stand for any address in the internet.
+	internet4, internet6 netip.Addr
+	networks             []network
+	result               Examination
 	// check is the name of the check that runs, and well says that it found
 	// nothing worse than a note and could look everywhere.
 	check string
@@ -104,6 +106,7 @@ func Examine(in Input) Examination {
 		e.unchecked("its namespace could not be looked into")
 		return e.result
 	}
+	e.internet4, e.internet6 = usualOf(internet4, in.Topology.Namespaces), usualOf(internet6, in.Topology.Namespaces)
 	e.check = "namespaces"
 	e.unseen()
 	e.networks = e.findNetworks()

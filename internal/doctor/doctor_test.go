@@ -240,6 +240,18 @@ func TestExamine(t *testing.T) {
 			daemon(in, `{"default-address-pools": [{"base": "172.20.0.0/16", "size": 24}]}`)
 		}, []string{"warning SUBNET_OVERLAP", "note SUBNET_OVERLAP"}, "does not work", `"default-address-pools": [{"base": "192.168.64.0/20", "size": 24}]`},
 		{"pool without a size", func(in *Input) { daemon(in, `{"default-address-pools": [{"base": "172.20.0.0/16"}]}`) }, []string{"error DOCKER_CONFIG"}, "Docker cannot use", ""},
+		{"addresses of documentation are thrown away", func(in *Input) {
+			for _, bogon := range []string{"192.0.2.0/24", "198.51.100.0/24", "2001:db8::/32"} {
+				r := route(bogon, "", "")
+				r.Type = "blackhole"
+				add(in, r)
+			}
+			in.Rules[topology.HostName].Chains[0].Policy = ruletrace.Drop
+		}, []string{"error FILTER_POLICY_DROP"}, "leaves by eth0", "iptables-nft -A FORWARD -i docker0 -o eth0 -j ACCEPT"},
+		{"a policy rule throws addresses of documentation away", func(in *Input) {
+			host(in).Policy = append([]topology.Policy{{Priority: 100, Action: "blackhole", To: netip.MustParsePrefix("192.0.2.0/24"), SuppressPrefix: -1, SuppressGroup: -1}}, host(in).Policy...)
+			host(in).Routes[0] = route("0.0.0.0/0", "10.8.0.1", "tun0")
+		}, []string{"note VPN_TAKES_TRAFFIC"}, "goes into the tunnel tun0", ""},
 		{"somebody's name is a command", func(in *Input) {
 			host(in).Links[0].Name, host(in).Links[1].Bridge, host(in).Routes[1].Interface = "br_;reboot", "br_;reboot", "br_;reboot"
 			host(in).Links[0].Settings.ForwardIPv4 = false

@@ -50,7 +50,7 @@ func (e *exam) noWayOut(a netip.Addr) {
 	f := report.Finding{
 		Code: diagnose.NoRoute, Severity: severe,
 		Summary:  fmt.Sprintf("The host has no %s default route: what containers send to the internet goes no further.", family(a)),
-		Evidence: []string{e.fact("route", topology.HostName, "no route to %s", internetOf(a))},
+		Evidence: []string{e.fact("route", topology.HostName, "no route to %s", e.internetOf(a))},
 	}
 	var down []*topology.Link
 	for i := range e.host.Links {
@@ -72,7 +72,7 @@ func (e *exam) noWayOut(a netip.Addr) {
 // gateway looks for the machine that a member's default route leads to, where all
 // that could have its address are visible.
 func (e *exam) gateway(n *network, m *member) {
-	hops := m.ns.Lookup(topology.Query{Source: m.address, Target: internetOf(m.address)}).NextHops()
+	hops := m.ns.Lookup(topology.Query{Source: m.address, Target: e.internetOf(m.address)}).NextHops()
 	if len(hops) != 1 || hops[0].Interface != m.link.Name || !m.link.Up || !n.prefix.Contains(hops[0].Gateway) || !e.nobodyHas(hops[0].Gateway, m.ns, n.link) {
 		return
 	}
@@ -86,7 +86,7 @@ func (e *exam) gateway(n *network, m *member) {
 		Code: diagnose.Neighbour, Severity: severe,
 		Summary: fmt.Sprintf("The %s default route of %s leads to %s, and nobody behind %s has that address.", family(m.address), m.ns.Name, hops[0].Gateway, m.link.Name),
 		Evidence: []string{
-			e.fact("route", m.ns.Name, "%s goes to %s by %s", internetOf(m.address), hops[0].Gateway, m.link.Name),
+			e.fact("route", m.ns.Name, "%s goes to %s by %s", e.internetOf(m.address), hops[0].Gateway, m.link.Name),
 			e.fact("address", topology.HostName, "%s has %s", n.link.Name, n.prefix),
 		},
 	}, "The host's is another:", e.commands(m.ns.Name, []string{m.link.Name},
@@ -112,14 +112,14 @@ func (e *exam) nobodyHas(a netip.Addr, ns *topology.Namespace, at *topology.Link
 // nowhere are made on purpose; where the host translates what comes from a
 // network, it is meant to lead out.
 func (e *exam) defaultRoute(n *network, m *member) {
-	d := m.ns.Lookup(topology.Query{Source: m.address, Target: internetOf(m.address)})
+	d := m.ns.Lookup(topology.Query{Source: m.address, Target: e.internetOf(m.address)})
 	if d.Route != nil || d.Policy != nil || d.Undetermined || !m.link.Up || n.docker != nil && n.docker.Internal {
 		return
 	}
 	f := report.Finding{
 		Code: diagnose.NoDefaultRoute, Severity: note,
 		Summary:  fmt.Sprintf("%s has no %s default route.", m.ns.Name, family(m.address)),
-		Evidence: []string{e.fact("route", m.ns.Name, "no route to %s", internetOf(m.address))},
+		Evidence: []string{e.fact("route", m.ns.Name, "no route to %s", e.internetOf(m.address))},
 	}
 	var fix []string
 	if out := e.uplink(m.address); out != nil && e.translated(m, out) {
@@ -134,7 +134,7 @@ func (e *exam) defaultRoute(n *network, m *member) {
 // uplink is the interface of the host's default route; nil when there is none,
 // or no single one.
 func (e *exam) uplink(a netip.Addr) *topology.Link {
-	hops := e.host.Lookup(topology.Query{Target: internetOf(a)}).NextHops()
+	hops := e.host.Lookup(topology.Query{Target: e.internetOf(a)}).NextHops()
 	if len(hops) != 1 {
 		return nil
 	}

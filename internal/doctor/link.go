@@ -170,7 +170,7 @@ func (e *exam) stray(ns *topology.Namespace, link, far *topology.Link) {
 // takes the host for its gateway.
 func (e *exam) withoutAddress(ns *topology.Namespace, link, far *topology.Link) {
 	for _, p := range link.Addresses {
-		hops := ns.Lookup(topology.Query{Source: p.Addr(), Target: internetOf(p.Addr())}).NextHops()
+		hops := ns.Lookup(topology.Query{Source: p.Addr(), Target: e.internetOf(p.Addr())}).NextHops()
 		if len(hops) != 1 || hops[0].Interface != link.Name || !p.Contains(hops[0].Gateway) || !e.nobodyHas(hops[0].Gateway, ns, far) {
 			continue
 		}
@@ -178,7 +178,7 @@ func (e *exam) withoutAddress(ns *topology.Namespace, link, far *topology.Link) 
 			Code: diagnose.Neighbour, Severity: severe,
 			Summary: fmt.Sprintf("The default route of %s leads to %s, and %s of the host, at the other end, has no address.", ns.Name, hops[0].Gateway, far.Name),
 			Evidence: []string{
-				e.fact("route", ns.Name, "%s goes to %s by %s", internetOf(p.Addr()), hops[0].Gateway, link.Name),
+				e.fact("route", ns.Name, "%s goes to %s by %s", e.internetOf(p.Addr()), hops[0].Gateway, link.Name),
 				e.fact("link", topology.HostName, "%s: %s, no address", far.Name, stateOf(far)),
 			},
 		}, "To give it that one:", e.commands(topology.HostName, []string{far.Name}, fmt.Sprintf("ip addr add %s/%d dev %s", hops[0].Gateway, p.Bits(), far.Name)))
@@ -213,7 +213,7 @@ func (e *exam) gatewayOf(ns *topology.Namespace, link *topology.Link) string {
 		n := &e.networks[i]
 		for k := range n.members {
 			m := &n.members[k]
-			if m.ns == ns && m.link == link && m.ns.Lookup(topology.Query{Target: internetOf(m.address)}).Route == nil {
+			if m.ns == ns && m.link == link && m.ns.Lookup(topology.Query{Target: e.internetOf(m.address)}).Route == nil {
 				return fmt.Sprintf("%s route add default via %s dev %s", ipCommand(m.address), n.prefix.Addr(), link.Name)
 			}
 		}
@@ -436,7 +436,7 @@ func (e *exam) unreachable(ns *topology.Namespace, server netip.Addr) string {
 			if m.ns != ns || !slices.ContainsFunc(d.NextHops(), func(h topology.NextHop) bool { return h.Gateway == n.prefix.Addr() }) || e.host.Local(server) != nil {
 				continue
 			}
-			if !hasRoute(e.host, internetOf(server)) {
+			if !hasRoute(e.host, e.internetOf(server)) {
 				return "" // noWayOut says so
 			}
 			if why := deadEnd(e.host.Lookup(topology.Query{Source: m.address, Target: server, Ingress: n.link.Name})); why != "" {

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -29,18 +30,47 @@ type member struct {
 	served bool
 }
 
-// Addresses that stand for any in the internet (RFC 5737, RFC 3849): only
-// routes for all of it contain them.
+// Addresses that stand for any in the internet: those of documentation (RFC 5737,
+// RFC 3849), which hosts may throw away, and of root name servers.
 var (
-	internet4 = netip.MustParseAddr("192.0.2.1")
-	internet6 = netip.MustParseAddr("2001:db8::1")
+	internet4 = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.41.0.4"), netip.MustParseAddr("193.0.14.129"), netip.MustParseAddr("199.7.83.42")}
+	internet6 = []netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:503:ba3e::2:30"), netip.MustParseAddr("2001:7fd::1"), netip.MustParseAddr("2001:500:9f::42")}
 )
 
-func internetOf(a netip.Addr) netip.Addr {
-	if a.Is6() {
-		return internet6
+// usualOf is the address whose routes are the least specific ones: where none of
+// the others has routes of its own, only those for all of the internet contain it.
+func usualOf(all []netip.Addr, namespaces []topology.Namespace) netip.Addr {
+	return slices.MinFunc(all, func(a, b netip.Addr) int {
+		return cmp.Compare(specific(a, namespaces), specific(b, namespaces))
+	})
+}
+
+// specific is the length of the longest prefix that contains an address, of
+// routes and of what policy rules ask for.
+func specific(a netip.Addr, namespaces []topology.Namespace) int {
+	longest := 0
+	for i := range namespaces {
+		for k := range namespaces[i].Routes {
+			if p := namespaces[i].Routes[k].Destination; p.Contains(a) {
+				longest = max(longest, p.Bits())
+			}
+		}
+		for k := range namespaces[i].Policy {
+			for _, p := range []netip.Prefix{namespaces[i].Policy[k].To, namespaces[i].Policy[k].From} {
+				if p.Contains(a) {
+					longest = max(longest, p.Bits())
+				}
+			}
+		}
 	}
-	return internet4
+	return max(longest, 1) // the two halves are as good as the whole
+}
+
+func (e *exam) internetOf(a netip.Addr) netip.Addr {
+	if a.Is6() {
+		return e.internet6
+	}
+	return e.internet4
 }
 
 // bridgeName are the names that engines give to their bridges.
@@ -67,12 +97,12 @@ func (e *exam) findNetworks() []network {
 			for _, far := range behind {
 				for _, p := range far.link.Addresses {
 					if prefix.Contains(p.Addr()) && p.Addr() != prefix.Addr() {
-						n.members = append(n.members, far.with(p.Addr(), prefix.Addr()))
+						n.members = append(n.members, e.with(far, p.Addr(), prefix.Addr()))
 					}
 				}
 			}
 			// The far end of a pair may as well be a router of the host's.
-			if link.Kind == "bridge" || len(n.members) > 0 && !n.members[0].leadsOn() {
+			if link.Kind == "bridge" || len(n.members) > 0 && !e.leadsOn(&n.members[0]) {
 				all = append(all, n)
 			}
 		}
@@ -96,21 +126,21 @@ func (e *exam) behind(link *topology.Link) []member {
 	return all
 }
 
-// with is the member with an address in a network whose gateway would be via.
-func (m member) with(a, via netip.Addr) member {
+// with is a member with an address in a network whose gateway would be via.
+func (e *exam) with(m member, a, via netip.Addr) member {
 	m.address = a
-	decision := m.ns.Lookup(topology.Query{Source: a, Target: internetOf(a)})
+	decision := m.ns.Lookup(topology.Query{Source: a, Target: e.internetOf(a)})
 	m.served = slices.ContainsFunc(decision.NextHops(), func(h topology.NextHop) bool {
 		return h.Interface == m.link.Name && (h.Gateway == via || h.Gateway.IsLinkLocalUnicast())
 	})
 	return m
 }
 
-// leadsOn reports whether the member is a router that has another way out than
+// leadsOn reports whether a member is a router that has another way out than
 // the host.
-func (m member) leadsOn() bool {
+func (e *exam) leadsOn(m *member) bool {
 	forwards := m.ns.All.ForwardIPv4 && m.address.Is4() || m.ns.All.ForwardIPv6 && m.address.Is6()
-	return forwards && !m.served && m.ns.Lookup(topology.Query{Target: internetOf(m.address)}).Route != nil
+	return forwards && !m.served && m.ns.Lookup(topology.Query{Target: e.internetOf(m.address)}).Route != nil
 }
 
 // served is a member that sends by the host what is for the internet; nil when
@@ -127,7 +157,7 @@ func (n *network) served() *member {
 // way is the interface by which the host sends on what a member has for the
 // internet; nil when there is none, or when that is not certain.
 func (e *exam) way(n *network, m *member) (*topology.Link, topology.Decision) {
-	decision := e.host.Lookup(topology.Query{Source: m.address, Target: internetOf(m.address), Ingress: n.link.Name})
+	decision := e.host.Lookup(topology.Query{Source: m.address, Target: e.internetOf(m.address), Ingress: n.link.Name})
 	hops := decision.NextHops()
 	if decision.Undetermined || len(hops) != 1 || hops[0].Interface == n.link.Name {
 		return nil, decision

@@ -95,9 +95,9 @@ func (n *network) isEdge(a netip.Addr) bool {
 // towards are the packets for an address: sent from the host, which is also the
 // lookup of rp_filter for the way back, and coming in by each way out.
 func (e *exam) towards(a netip.Addr) []topology.Query {
-	all := []topology.Query{{Target: a}, {Source: internetOf(a), Target: a}}
-	for _, hop := range e.host.Lookup(topology.Query{Target: internetOf(a)}).NextHops() {
-		all = append(all, topology.Query{Source: internetOf(a), Target: a, Ingress: hop.Interface})
+	all := []topology.Query{{Target: a}, {Source: e.internetOf(a), Target: a}}
+	for _, hop := range e.host.Lookup(topology.Query{Target: e.internetOf(a)}).NextHops() {
+		all = append(all, topology.Query{Source: e.internetOf(a), Target: a, Ingress: hop.Interface})
 	}
 	return all
 }
