@@ -113,14 +113,16 @@ func last(p netip.Prefix) netip.Addr {
 }
 
 // taken says what becomes of packets that do not get to a network, of the first
-// of them by route and policy rule.
+// of them by route and policy rule. While none of them is for somebody who is
+// there, it is a warning.
 func (e *exam) taken(n *network, lost []astray) {
 	first := lost[0]
 	d := first.decision
 	evidence := []string{e.fact("address", topology.HostName, "%s has %s", n.link.Name, n.prefix)}
-	f := report.Finding{Code: diagnose.SubnetOverlap, Severity: severe}
+	f := report.Finding{Code: diagnose.SubnetOverlap, Severity: warning}
 	what := fmt.Sprintf("What is for %s", first.query.Target)
 	if first.member != nil {
+		f.Severity = severe
 		what += " of " + first.member.ns.Name
 	}
 	var other netip.Prefix
@@ -175,7 +177,8 @@ func (e *exam) taken(n *network, lost []astray) {
 		queries = append(queries, lost[i].query)
 	}
 	var fix []string
-	if f.Code != diagnose.RouteBlackhole {
+	// Who has a route to a part that nobody here is in may need it.
+	if f.Code != diagnose.RouteBlackhole && (f.Code != diagnose.SubnetOverlap || first.member != nil) {
 		fix = e.commands(topology.HostName, nil, diagnose.LeadHome(e.host, n.link, n.prefix, queries...)...)
 	}
 	e.advise(f, fmt.Sprintf("To lead what is for %s to %s again:", n.prefix.Masked(), n.link.Name), fix)
