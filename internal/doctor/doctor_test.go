@@ -92,6 +92,24 @@ func docker0() Input {
 	}
 }
 
+// withIPv6 gives the bridge and its container addresses of IPv6, as kind does.
+func withIPv6(in *Input) {
+	host, web := &in.Topology.Namespaces[0], &in.Topology.Namespaces[1]
+	host.Links[0].Addresses = append(host.Links[0].Addresses, netip.MustParsePrefix("fc00:f853:ccd:e793::1/64"))
+	host.Routes = append(host.Routes, route("fc00:f853:ccd:e793::/64", "", "docker0"))
+	web.Links[0].Addresses = append(web.Links[0].Addresses, netip.MustParsePrefix("fc00:f853:ccd:e793::2/64"))
+	web.Routes = append(web.Routes, route("::/0", "fc00:f853:ccd:e793::1", "eth0"), route("fc00:f853:ccd:e793::/64", "", "eth0"))
+}
+
+// spare adds a modem without carrier, with a default route.
+func spare(in *Input, table, metric int) {
+	host := &in.Topology.Namespaces[0]
+	host.Links = append(host.Links, topology.Link{Name: "wwan0", Role: capture.RoleOther, MTU: 1500, Up: true, Settings: host.All, Addresses: prefixes("10.99.0.2/30")})
+	r := route("0.0.0.0/0", "10.99.0.1", "wwan0")
+	r.Table, r.Metric, r.Flags = table, metric, []string{"linkdown"}
+	host.Routes = append(host.Routes, r)
+}
+
 // TestExamine changes a network that works, and wants what is to be said of it.
 func TestExamine(t *testing.T) {
 	t.Parallel()
@@ -193,6 +211,22 @@ func TestExamine(t *testing.T) {
 			web(in).Routes, in.Rules[topology.HostName].Chains[1].Rules = web(in).Routes[1:], nil
 		}, []string{"note NO_DEFAULT_ROUTE"}, "web has no IPv4 default route.", ""},
 		{"offline", func(in *Input) { host(in).Routes = host(in).Routes[1:] }, []string{"error NO_ROUTE"}, "The host has no IPv4 default route", ""},
+		{"a network of IPv6 on a host without", func(in *Input) { withIPv6(in) }, []string{"note NO_ROUTE"}, "The host has no IPv6 of its own", ""},
+		{"a network of IPv6 on a host with link-local addresses", func(in *Input) {
+			withIPv6(in)
+			host(in).Links[2].Addresses = append(host(in).Links[2].Addresses, netip.MustParsePrefix("fe80::2/64"))
+		}, []string{"note NO_ROUTE"}, "by IPv4 only", ""},
+		{"a network of IPv6, and a host without its default route", func(in *Input) {
+			withIPv6(in)
+			host(in).Links[2].Addresses = append(host(in).Links[2].Addresses, netip.MustParsePrefix("2001:db8:1::2/64"))
+		}, []string{"error NO_ROUTE"}, "The host has no IPv6 default route", ""},
+		{"a second way out without carrier", func(in *Input) { spare(in, mainTable, 2000) }, []string{"warning LINK_DOWN"}, "wwan0 of the host has no carrier", ""},
+		{"a way out of another table without carrier", func(in *Input) { spare(in, 100, 0) }, []string{"warning LINK_DOWN"}, "wwan0 of the host has no carrier", ""},
+		{"a way out of containers without carrier", func(in *Input) {
+			spare(in, 100, 0)
+			host(in).Policy = append([]topology.Policy{{Priority: 100, Action: "lookup", Table: 100, From: netip.MustParsePrefix("172.17.0.0/16"), SuppressPrefix: -1, SuppressGroup: -1}}, host(in).Policy...)
+		}, []string{"error LINK_DOWN"}, "the host's way to the internet is by it", ""},
+		{"the way out has no carrier", func(in *Input) { host(in).Links[2].Carrier = false }, []string{"error LINK_DOWN"}, "the host's way to the internet is by it", ""},
 		{"MTU of the uplink", func(in *Input) { host(in).Links[2].MTU = 1450 }, []string{"warning MTU_EXCEEDED"}, "that of eth0 1450", "ip netns exec web ip link set dev eth0 mtu 1450"},
 		{"MTU of a tunnel", func(in *Input) {
 			host(in).Links[3].MTU = 1400

@@ -66,7 +66,25 @@ func (e *exam) noWayOut(a netip.Addr) {
 		fix = e.commands(topology.HostName, []string{down[0].Name}, fmt.Sprintf("ip link set dev %s up", down[0].Name))
 		f.Evidence = append(f.Evidence, e.fact("link", topology.HostName, "%s: %s", down[0].Name, stateOf(down[0])))
 	}
+	// The addresses of an interface that was set down are gone, too: only a host
+	// that has IPv4 is known to be without IPv6.
+	if a.Is6() && hasRoute(e.host, e.internet4) && !e.hasIPv6() {
+		f = report.Finding{
+			Code: diagnose.NoRoute, Severity: note, Evidence: f.Evidence[:1],
+			Summary: "The host has no IPv6 of its own: containers reach the internet by IPv4 only.",
+		}
+		fix = nil
+	}
 	e.advise(f, "Then set its default route again:", fix)
+}
+
+// hasIPv6 reports whether the host has an IPv6 address beside those of container
+// networks that reaches further than one link.
+func (e *exam) hasIPv6() bool {
+	return slices.ContainsFunc(e.host.Links, func(l topology.Link) bool {
+		own := slices.ContainsFunc(e.networks, func(n network) bool { return n.link.Name == l.Name })
+		return !own && slices.ContainsFunc(l.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() && p.Addr().IsGlobalUnicast() })
+	})
 }
 
 // gateway looks for the machine that a member's default route leads to, where all

@@ -22,8 +22,11 @@ func (e *exam) links() {
 			e.bridge(link)
 		case link.Bridge != "":
 			e.port(link)
-		case e.leadsOut(link) && !(link.Up && link.Carrier):
+		case link.Up && link.Carrier:
+		case e.isWayOut(link):
 			e.dead(e.host, link, severe, "the host's way to the internet is by it")
+		case e.leadsOut(link):
+			e.dead(e.host, link, warning, "a default route by it waits in vain for the one that is used to fail")
 		}
 	}
 	for i := range e.networks {
@@ -37,6 +40,26 @@ func (e *exam) links() {
 			e.member(ns)
 		}
 	}
+}
+
+// isWayOut reports whether what is for the internet goes by a link, from the host
+// or from a network that it serves.
+func (e *exam) isWayOut(link *topology.Link) bool {
+	if link.Role == capture.RoleTunnel {
+		return false
+	}
+	by := func(d topology.Decision) bool {
+		return !d.Undetermined && slices.ContainsFunc(d.NextHops(), func(h topology.NextHop) bool { return h.Interface == link.Name })
+	}
+	return by(e.host.Lookup(topology.Query{Target: e.internet4})) || by(e.host.Lookup(topology.Query{Target: e.internet6})) ||
+		slices.ContainsFunc(e.networks, func(n network) bool {
+			m := n.served()
+			if m == nil {
+				return false
+			}
+			_, d := e.way(&n, m)
+			return by(d)
+		})
 }
 
 // leadsOut reports whether a default route goes by a link; not its role, which
