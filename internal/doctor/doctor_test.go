@@ -216,6 +216,14 @@ func TestExamine(t *testing.T) {
 			withIPv6(in)
 			host(in).Links[2].Addresses = append(host(in).Links[2].Addresses, netip.MustParsePrefix("fe80::2/64"))
 		}, []string{"note NO_ROUTE"}, "by IPv4 only", ""},
+		{"a network of IPv6 on a host with a VPN's addresses", func(in *Input) {
+			withIPv6(in)
+			host(in).Links[3].Addresses = append(host(in).Links[3].Addresses, netip.MustParsePrefix("fd7a:115c:a1e0::1/128"), netip.MustParsePrefix("200:1234::1/7"))
+		}, []string{"note NO_ROUTE"}, "by IPv4 only", ""},
+		{"a network of IPv6 on a host with private addresses", func(in *Input) {
+			withIPv6(in)
+			host(in).Links[2].Addresses = append(host(in).Links[2].Addresses, netip.MustParsePrefix("fd12:3456::2/64"))
+		}, []string{"warning NO_ROUTE"}, "no other IPv6 than that of the LAN", ""},
 		{"a network of IPv6, and a host without its default route", func(in *Input) {
 			withIPv6(in)
 			host(in).Links[2].Addresses = append(host(in).Links[2].Addresses, netip.MustParsePrefix("2001:db8:1::2/64"))

@@ -68,22 +68,24 @@ func (e *exam) noWayOut(a netip.Addr) {
 	}
 	// The addresses of an interface that was set down are gone, too: only a host
 	// that has IPv4 is known to be without IPv6.
-	if a.Is6() && hasRoute(e.host, e.internet4) && !e.hasIPv6() {
-		f = report.Finding{
+	if a.Is6() && hasRoute(e.host, e.internet4) && !e.hasIPv6(netip.Addr.IsGlobalUnicast) {
+		f, fix = report.Finding{
 			Code: diagnose.NoRoute, Severity: note, Evidence: f.Evidence[:1],
 			Summary: "The host has no IPv6 of its own: containers reach the internet by IPv4 only.",
-		}
-		fix = nil
+		}, nil
+	} else if a.Is6() && hasRoute(e.host, e.internet4) && !e.hasIPv6(isPublic) {
+		f.Severity = warning
+		f.Summary += " Its own IPv6 addresses are private, so there may be no other IPv6 than that of the LAN."
 	}
 	e.advise(f, "Then set its default route again:", fix)
 }
 
-// hasIPv6 reports whether the host has an IPv6 address beside those of container
-// networks that reaches further than one link.
-func (e *exam) hasIPv6() bool {
+// hasIPv6 reports whether the host has an IPv6 address of a kind, beside those of
+// container networks and tunnels.
+func (e *exam) hasIPv6(kind func(netip.Addr) bool) bool {
 	return slices.ContainsFunc(e.host.Links, func(l topology.Link) bool {
 		own := slices.ContainsFunc(e.networks, func(n network) bool { return n.link.Name == l.Name })
-		return !own && slices.ContainsFunc(l.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() && p.Addr().IsGlobalUnicast() })
+		return !own && l.Role != capture.RoleTunnel && slices.ContainsFunc(l.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() && kind(p.Addr()) })
 	})
 }
 
@@ -497,11 +499,10 @@ func (e *exam) knowsBack(ns *topology.Namespace, a netip.Addr) bool {
 }
 
 func hasPublic(link *topology.Link) bool {
-	return slices.ContainsFunc(link.Addresses, func(p netip.Prefix) bool {
-		a := p.Addr()
-		return a.Is6() && a.IsGlobalUnicast() && !a.IsPrivate()
-	})
+	return slices.ContainsFunc(link.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() && isPublic(p.Addr()) })
 }
+
+func isPublic(a netip.Addr) bool { return a.IsGlobalUnicast() && !a.IsPrivate() }
 
 // masquerade are the commands that translate a network's sources, in the syntax
 // of the rules that are there.
