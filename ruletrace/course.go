@@ -351,6 +351,9 @@ func (c Class) listed(w []string) met {
 // how many words it has.
 func (c Class) match(w []string) (takes share, used int) {
 	from := func(n int, selector func(values []string) share) (share, int) {
+		if n < len(w) && w[n] == "." {
+			return some, n + concatenation(w[n:])
+		}
 		values, negated, words := operand(w[n:])
 		if words == 0 {
 			return some, n
@@ -451,6 +454,24 @@ func operand(w []string) (values []string, negated bool, words int) {
 		values = append(values, strings.TrimSuffix(word, ","))
 	}
 	return nil, false, 0
+}
+
+// concatenation is how many words there are to the end of the set that several
+// selectors together are looked up in, or to the word before a map of verdicts;
+// where neither follows, all.
+func concatenation(w []string) int {
+	for i, word := range w {
+		if word == "vmap" {
+			return i
+		}
+		if strings.HasPrefix(word, "@") && !strings.Contains(word, ",") { // not @th,16,16
+			return i + 1
+		}
+		if end := slices.Index(w[i:], "}"); word == "{" && end > 0 {
+			return i + end + 1
+		}
+	}
+	return len(w)
 }
 
 func anyOf(values []string, condition func(string) share) share {

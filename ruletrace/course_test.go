@@ -178,6 +178,8 @@ func TestCoursesListed(t *testing.T) {
 		{"missing chain", Drop, []string{`jump nowhere`}, outward, []string{"unknown base 1", "drop base policy"}},
 		{"fib", Accept, []string{`fib daddr type local drop`, `ct status dnat drop`, `ct mark 1 drop`}, outward, []string{"drop base 3", "accept base policy"}},
 		{"ports of the class", Drop, []string{`udp dport 53 accept`, `tcp dport 80 accept`, `tcp sport 443 accept`, `meta l4proto { icmp, udp } accept`, `tcp dport { 80, 400-450 } tcp flags syn accept`}, web, []string{"accept base 3", "accept base 5", "drop base policy"}},
+		{"concatenations", Drop, []string{`meta l4proto . th dport { udp . 53, tcp . 443, tcp . 80 } accept`, `ip saddr . tcp dport @good drop`, `meta l4proto . @th,16,16 != { udp . 0x35 } reject`}, web, []string{"accept base 1", "drop base 2", "reject base 3", "drop base policy"}},
+		{"concatenations in maps", Accept, []string{`iifname . oifname vmap { "docker1" . "eth0" : accept, "docker0" . "eth0" : drop }`}, web, []string{"unknown base 1", "accept base policy"}},
 		{"pings of the class", Drop, []string{`icmp type echo-request accept`, `tcp dport 443 accept`, `ip protocol icmp accept`}, Class{Ingress: "a", Egress: "b", Proto: packet.ICMP, State: "new"}, []string{"accept base 1", "accept base 3"}},
 		{"commented", Accept, []string{`iifname "docker0" drop comment "accept"`}, outward, []string{"drop sure base 1"}},
 	} {
