@@ -272,11 +272,13 @@ var sicknesses = map[string]map[string]sickness{
 		"port-removed": sickWith("LINK_DOWN"), "uplink-down": sickWith("LINK_DOWN").noCure(), "port-listening": sickWith("BRIDGE_PORT_BLOCKED"),
 		"wrong-gateway@cnt01": sickWith("NEIGHBOUR_UNREACHABLE"), "blackhole-route": sickWith("DNS_FAILED").noCure(),
 		"unreachable-route@cnt01": sickWith("DNS_FAILED").noCure(), "address-tentative@cnt01": sickWith("ADDRESS_TENTATIVE"),
+		"no-ipv6@cnt01": sickWith("DNS_FAILED").noCure(),
 		"address-duplicate@cnt01": sickWith("ADDRESS_TENTATIVE", "MARTIAN").noCure(),
 	},
 	"docker-bridge": {
 		"forward-policy": sickWith("FILTER_POLICY_DROP"), "shadowed-policy": sickWith("SHADOWED_ACCEPT"), "no-masquerade": sickWith("NAT_MISSING"), "no-masquerade-br": sickWith("NAT_MISSING"),
 		"no-forwarding": sickWith("FORWARDING_OFF"), "no-default-route@cnt01": sickWith("NO_DEFAULT_ROUTE"), "no-default-route": sickWith("NO_ROUTE").noCure(),
+		"stray-route": sickWith("SUBNET_OVERLAP"),
 		"link-down@cnt01": sickWith("LINK_DOWN"), "veth-down": sickWith("LINK_DOWN"), "port-removed": sickWith("LINK_DOWN"), "bridge-down": sickWith("LINK_DOWN"),
 		"uplink-down": sickWith("LINK_DOWN").noCure(), "uplink-no-carrier": sickWith("LINK_DOWN").noCure(), "port-learning": sickWith("BRIDGE_PORT_BLOCKED"),
 		"wrong-gateway@cnt01": sickWith("NEIGHBOUR_UNREACHABLE"), "blackhole-route": sickWith("DNS_FAILED").noCure(),
