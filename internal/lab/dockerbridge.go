@@ -22,7 +22,7 @@ var (
 func dockerBridge() Scenario {
 	return Scenario{
 		Name:    "docker-bridge",
-		Summary: "Docker's default bridge and a user-defined one, with Docker's rules and without Docker",
+		Summary: "two bridges of Docker's, with Docker's rules and without Docker",
 		Picture: `cnt01  172.17.0.2:80    cnt02  172.17.0.3    cnt03  172.18.0.2
   |                       |                    |
   +----- docker0 ---------+                br-5f1c3a9d2b7e 172.18.0.1

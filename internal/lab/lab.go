@@ -168,10 +168,29 @@ func (s *Scenario) Check(options Options) error {
 	}
 	for name := range strings.SplitSeq(options.Break, ",") {
 		if !slices.Contains(names, name) {
-			return fmt.Errorf("%s has no fault %q; it has %s", s.Name, name, join(names))
+			return fmt.Errorf("%s has no fault %q; it has %s", s.Name, name, join(alike(names, name)))
 		}
 	}
 	return nil
+}
+
+// alike are the names that have a word in common with another one, or else the
+// first few, with dots for the rest.
+func alike(names []string, other string) []string {
+	words := strings.FieldsFunc(other, func(r rune) bool { return r == '-' || r == '@' })
+	var found []string
+	for _, name := range names {
+		if slices.ContainsFunc(words, func(word string) bool { return len(word) > 2 && strings.Contains(name, word) }) {
+			found = append(found, name)
+		}
+	}
+	if len(found) == 0 {
+		found = names
+	}
+	if len(found) > 8 {
+		found = append(slices.Clone(found[:8]), "…")
+	}
+	return found
 }
 
 // Tools are the programs that must be on PATH to build the network.

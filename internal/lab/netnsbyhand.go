@@ -11,7 +11,7 @@ func netnsByHand() Scenario {
 	source := netip.MustParseAddr("172.19.0.2")
 	return Scenario{
 		Name:    "netns-by-hand",
-		Summary: "a namespace connected by hand: a veth pair, a default route, forwarding and masquerade",
+		Summary: "a veth pair, a default route, forwarding and masquerade by hand",
 		Picture: `mynamespace  veth1 172.19.0.2
   |
 host         veth0 172.19.0.1
