@@ -42,10 +42,41 @@ func forwardingOff(s *scene) *cause {
 	if s.end.Drop != nil {
 		c.confidence = report.Observed
 	}
+	if advice, fix := s.properRouter(ns); len(fix) > 0 {
+		c.advice, c.fix = advice, fix
+		return c
+	}
 	if line, ok := s.command(ns.Name, "sysctl -w %s=1", key); ok {
 		c.advice, c.fix = subject(ns.Name)+" has to forward packets:", []string{line}
 	}
 	return c
+}
+
+// properRouter is what leads the source past a namespace that has one interface
+// only, and so is no router, to the one that is there.
+func (s *scene) properRouter(ns *topology.Namespace) (string, []string) {
+	outward := 0
+	for i := range ns.Links {
+		if l := &ns.Links[i]; l.Kind != "loopback" && l.Up && len(l.Addresses) > 0 {
+			outward++
+		}
+	}
+	source := s.now(s.in.Topology.Source)
+	target := s.in.Topology.Target
+	route := source.Lookup(topology.Query{Source: s.in.Probe.Tuple.Src, Target: target}).Route
+	if outward != 1 || s.leg != "request" || route == nil || !route.Gateway.IsValid() || ns.Local(route.Gateway) == nil || route.Destination.Bits() != 0 {
+		return "", nil
+	}
+	link := source.Link(route.Interface)
+	if link == nil {
+		return "", nil
+	}
+	gateway := s.gateway(source, link, target)
+	if !gateway.IsValid() || gateway == route.Gateway {
+		return "", nil
+	}
+	return fmt.Sprintf("%s has no other interface than that: it is no router. The one that is there is %s:", subject(ns.Name), gateway),
+		s.commands(source.Name, []string{link.Name}, fmt.Sprintf("%s route replace default via %s dev %s", ipCommand(gateway), gateway, link.Name))
 }
 
 // forwards reports whether a namespace forwards what comes in by a link for a

@@ -206,6 +206,7 @@ func dockerLinks() []Fault {
 		change("port-learning", HostName, "the container's port of docker0 is still learning", unsent("BRIDGE_PORT_BLOCKED"), "link set dev veth8c1f3e2 type bridge_slave state 2"),
 		change("wrong-gateway", "cnt01", "the container's default route leads to an address that nobody has", unsent("NEIGHBOUR_UNREACHABLE"), "route replace default via 172.17.0.99"),
 		change("dead-gateway", HostName, "the host's default route leads to an address that nobody has", refused("NEIGHBOUR_UNREACHABLE"), "route replace default via 203.0.113.77").noFix(),
+		change("no-router", "cnt01", "the container's default route leads to the other container", stopped("FORWARDING_OFF").at("cnt02"), "route replace default via 172.17.0.3"),
 		change("blackhole-route", HostName, "a blackhole route swallows the target", stopped("ROUTE_BLACKHOLE"), "route add blackhole 8.8.0.0/16"),
 		change("prohibit-rule", HostName, "a policy rule prohibits what comes from the container", refused("ROUTE_BLACKHOLE"), "rule add from 172.17.0.2 prohibit priority 100"),
 		{
