@@ -140,6 +140,21 @@ func TestCoursesSaved(t *testing.T) {
 		{"pings of the class", `:FORWARD DROP [0:0]
 -A FORWARD -p tcp -m tcp --dport 443 -j ACCEPT
 -A FORWARD -p icmp -m icmp --icmp-type 8 -j ACCEPT`, Class{Ingress: "docker0", Egress: "eth0", Proto: packet.ICMP, State: "new"}, []string{"accept FORWARD 2", "drop FORWARD policy"}},
+		{"a comment like a target", `:FORWARD ACCEPT [0:0]
+-A FORWARD -m comment --comment -j -j DROP`, outward, []string{"drop sure FORWARD 1"}},
+		{"a text like a target", `:FORWARD ACCEPT [0:0]
+-A FORWARD -m string --string "-j" --algo bm -j DROP`, outward, []string{"drop FORWARD 1", "accept FORWARD policy"}},
+		{"extensions that ask by themselves", `:FORWARD ACCEPT [0:0]
+-A FORWARD -m rpfilter -j DROP
+-A FORWARD -m socket -j REJECT`, outward, []string{"drop FORWARD 1", "reject FORWARD 2", "accept FORWARD policy"}},
+		{"private and more", `:FORWARD ACCEPT [0:0]
+-A FORWARD -d 10.0.0.0/7 -j DROP
+-A FORWARD -d 172.16.0.0/13 -j DROP
+-A FORWARD -d 0.0.0.0/0 -j REJECT`, outward, []string{"drop FORWARD 1", "reject FORWARD 3"}},
+		{"an answer to what was masqueraded", `:FORWARD DROP [0:0]
+-A FORWARD -m conntrack --ctstate SNAT -j ACCEPT`, back, []string{"accept FORWARD 1", "drop FORWARD policy"}},
+		{"types for an interface alone", `:FORWARD ACCEPT [0:0]
+-A FORWARD -m addrtype ! --dst-type LOCAL --limit-iface-in -j DROP`, outward, []string{"drop FORWARD 1", "accept FORWARD policy"}},
 		{"to itself", `:FORWARD ACCEPT [0:0]
 -A FORWARD -m addrtype --dst-type LOCAL -j DROP
 -A FORWARD -m set --match-set blocked dst -j DROP`, outward, []string{"drop FORWARD 2", "accept FORWARD policy"}},
@@ -181,6 +196,21 @@ func TestCoursesListed(t *testing.T) {
 		{"concatenations", Drop, []string{`meta l4proto . th dport { udp . 53, tcp . 443, tcp . 80 } accept`, `ip saddr . tcp dport @good drop`, `meta l4proto . @th,16,16 != { udp . 0x35 } reject`}, web, []string{"accept base 1", "drop base 2", "reject base 3", "drop base policy"}},
 		{"concatenations in maps", Accept, []string{`iifname . oifname vmap { "docker1" . "eth0" : accept, "docker0" . "eth0" : drop }`}, web, []string{"unknown base 1", "accept base policy"}},
 		{"pings of the class", Drop, []string{`icmp type echo-request accept`, `tcp dport 443 accept`, `ip protocol icmp accept`}, Class{Ingress: "a", Egress: "b", Proto: packet.ICMP, State: "new"}, []string{"accept base 1", "accept base 3"}},
+		{"a range that is private and more", Accept, []string{`ip daddr 10.0.0.1-10.255.255.255 drop`, `ip daddr 10.0.0.1-200.0.0.1 reject`}, outward, []string{"reject base 2", "accept base policy"}},
+		{"a lookup with an interface", Accept, []string{`fib saddr . iif oif missing drop`}, outward, []string{"drop base 1", "accept base policy"}},
+		{"what conntrack saw first", Drop, []string{`ct original ip saddr 10.0.0.1 accept`}, outward, []string{"accept base 1", "drop base policy"}},
+		{"names like words", Accept, []string{`iifname "accept" accept`, `meta oifkind "drop" log prefix "return" level warn flags tcp sequence,options drop`, `ct helper "jump" reject`}, outward, []string{"drop base 2", "reject base 3", "accept base policy"}},
+		{"names like translations", Drop, []string{`log prefix "redirect" accept`}, outward, []string{"accept sure base 1"}},
+		{"icmp redirects", Accept, []string{`icmp type redirect drop`, `icmp type { echo-request, redirect } counter packets 1 bytes 2 drop`, `icmp type != redirect accept`}, outward, []string{"drop base 1", "drop base 2", "accept base 3", "accept base policy"}},
+		{"what was translated", Accept, []string{`ct status snat,dnat ip saddr 172.17.0.2 drop`, `ct status snat ip daddr 8.8.8.8 drop`, `ct status != dnat drop`}, outward, []string{"drop base 1", "drop base 2", "drop base 3"}},
+		{"a set that grows", Accept, []string{`add @seen { iifname } drop`, `update @seen { ip saddr . tcp dport limit rate 3/minute } reject`, `meter m size 65535 { ip6 saddr limit rate over 1/second } drop`}, outward, []string{"drop base 1", "reject base 2", "drop base 3", "accept base policy"}},
+		{"elements of several words", Accept, []string{`iifname { "docker0" comment "drop", "br1" } drop`, `ip saddr { 10.0.0.1 timeout 1h, 10.0.0.2 } reject`}, outward, []string{"drop base 1", "reject base 2", "accept base policy"}},
+		{"a chain without a name", Accept, []string{`iifname "docker0" jump { counter packets 0 bytes 0 accept`, `}`, ``}, outward, []string{"unknown base 1", "unknown base 2", "unknown base 3", "accept base policy"}},
+		{"others' chains without a name", Accept, []string{`iifname "docker1" jump { accept`}, outward, []string{"accept sure base policy"}},
+		{"translated by a map", Accept, []string{`dnat ip to tcp dport map { 443 : 10.0.0.1 }`, `dnat ip to 10.0.0.1`}, outward, []string{"accept base 1 dnat", "accept base 2 dnat"}},
+		{"translated in the other family", Accept, []string{`dnat ip6 to fd00::1`, `masquerade`}, outward, []string{"accept sure base 2 masquerade"}},
+		{"rewritten", Accept, []string{`ip saddr set 192.0.2.1`, `ip saddr 10.0.0.0/8 drop`, `iifname "docker1" drop`, `ip saddr 0.0.0.0/0 reject`}, outward, []string{"accept base 1 stateless", "drop base 2", "reject base 4"}},
+		{"marks and limits", Accept, []string{`meta mark set 0x1 iifname "docker1" drop`, `meta mark set 0x1 iifname "docker0" limit rate over 5/second burst 5 packets drop`, `meta mark & 0xff == 0x1 reject`}, outward, []string{"drop base 2", "reject base 3", "accept base policy"}},
 		{"commented", Accept, []string{`iifname "docker0" drop comment "accept"`}, outward, []string{"drop sure base 1"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

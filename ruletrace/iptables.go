@@ -63,7 +63,7 @@ func (t *savedTable) savedVerdict(rule string) (verdict Verdict, target string) 
 }
 
 func savedVerdict(rule string, isChain func(string) bool) (verdict Verdict, target string) {
-	name, flag := option(words(rule), "-j", "-g", "--jump", "--goto")
+	name, flag := savedTarget(words(rule))
 	switch {
 	case name == "":
 		return Continue, ""

@@ -13,7 +13,7 @@ import (
 func (r Rule) Translation() (kind string, ok bool) {
 	w := words(r.Text)
 	if strings.HasPrefix(r.Text, "-A ") {
-		switch target, _ := option(w, "-j", "--jump"); target {
+		switch target, _ := savedTarget(w); target {
 		case "MASQUERADE":
 			return "masquerade", true
 		case "SNAT":
@@ -32,19 +32,28 @@ func (r Rule) Translation() (kind string, ok bool) {
 	if r.Backend != NFT {
 		return "", false
 	}
-	w = statements(r.Text)
+	w = listedWords(r.Text)
+	inside := false // a set or a map, not a chain without a name
 	for i, word := range w {
-		if i > 0 && (w[i-1] == "jump" || w[i-1] == "goto") {
-			continue // a chain may be called so
+		switch word {
+		case "{":
+			inside = i > 0 && w[i-1] != "jump" && w[i-1] != "goto"
+		case "}":
+			inside = false
+		}
+		if inside {
+			continue
 		}
 		switch word {
 		case "masquerade", "redirect":
-			return word, true
+			if translates(w, i) {
+				return word, true
+			}
 		case "snat", "dnat":
-			// "snat ip prefix to …", "ct status snat": the statement is followed
-			// by a family or by "to".
+			// "snat ip prefix to …": the statement is followed by a family or by
+			// "to".
 			rest := w[i+1:]
-			if len(rest) == 0 || !slices.Contains([]string{"to", "ip", "ip6"}, rest[0]) {
+			if len(rest) == 0 || !translates(w, i) || !slices.Contains([]string{"to", "ip", "ip6"}, rest[0]) {
 				continue
 			}
 			if slices.Contains(rest[:min(2, len(rest))], "prefix") {
@@ -66,7 +75,7 @@ func (r Rule) Translation() (kind string, ok bool) {
 func (r Rule) Untracks() bool {
 	w := words(r.Text)
 	if strings.HasPrefix(r.Text, "-A ") {
-		target, _ := option(w, "-j", "--jump")
+		target, _ := savedTarget(w)
 		return target == "NOTRACK" || target == "CT" && slices.Contains(w, "--notrack")
 	}
 	return statement(statements(r.Text), "notrack") >= 0
@@ -78,7 +87,7 @@ func (r Rule) Untracks() bool {
 func (r Rule) Destination() (netip.AddrPort, bool) {
 	var text string
 	if w := words(r.Text); strings.HasPrefix(r.Text, "-A ") {
-		if target, _ := option(w, "-j", "--jump"); target == "DNAT" {
+		if target, _ := savedTarget(w); target == "DNAT" {
 			text, _ = option(w, "--to-destination")
 		}
 	} else if w := statements(r.Text); statement(w, "dnat") >= 0 {
@@ -109,12 +118,5 @@ func statement(w []string, name string) int {
 	return -1
 }
 
-// statements are the words of a rule of nft without its comment, which nft
-// prints last.
-func statements(text string) []string {
-	w := words(text)
-	if len(w) >= 2 && w[len(w)-2] == "comment" {
-		w = w[:len(w)-2]
-	}
-	return w
-}
+// statements are the words of a rule of nft without its comment.
+func statements(text string) []string { return uncommented(words(text)) }
