@@ -47,6 +47,9 @@ type Class struct {
 	// Source and Target are invalid for any global address that is not this
 	// machine's.
 	Source, Target netip.Addr
+	// Local says that Target is an address of this machine, Foreign that it is
+	// none. Without either it is not known, except of what is forwarded.
+	Local, Foreign bool
 	// State is conntrack's view: new or established.
 	State string
 	// Proto is 0 for any; the ports, of TCP and UDP, are 0 for any.

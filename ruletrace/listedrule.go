@@ -301,7 +301,7 @@ func (c Class) route(w []string) subject {
 	s := subject{words: n + 1, within: whole}
 	switch strings.Join(w[:min(3, len(w))], " ") {
 	case "fib daddr type":
-		s.is = func(v string) share { return c.typeOf(c.Target, strings.ToUpper(v)) }
+		s.is = func(v string) share { return c.targetIs(strings.ToUpper(v)) }
 	case "fib saddr type":
 		s.is = func(v string) share { return c.typeOf(c.Source, strings.ToUpper(v)) }
 	}

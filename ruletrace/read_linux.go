@@ -4,12 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Ruleset reads all rules of the namespace but those of armings, in the words of
 // the tools that wrote them. With an error it is as complete as it could be
 // made, and chains whose rules are not known say so.
 func (r *Resolver) Ruleset(ctx context.Context) (*Ruleset, error) {
+	return r.ruleset(ctx, nil)
+}
+
+// ruleset reads the tables that have a base chain which is wanted; all of them
+// when wanted is nil.
+func (r *Resolver) ruleset(ctx context.Context, wanted func(family string, hook Hook) bool) (*Ruleset, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	set := new(Ruleset)
@@ -18,8 +25,14 @@ func (r *Resolver) Ruleset(ctx context.Context) (*Ruleset, error) {
 		set.incomplete = true
 		errs = append(errs, err)
 	}
+	tables := make(map[chainKey]bool)
 	for _, ch := range r.chains {
-		if ch.owned {
+		if wanted == nil || ch.base && wanted(ch.family, ch.hook) {
+			tables[chainKey{family: ch.family, table: ch.table}] = true
+		}
+	}
+	for _, ch := range r.chains {
+		if ch.owned || !tables[chainKey{family: ch.family, table: ch.table}] {
 			continue
 		}
 		chain, err := r.readChain(ctx, ch)
@@ -33,6 +46,9 @@ func (r *Resolver) Ruleset(ctx context.Context) (*Ruleset, error) {
 	}
 	for family, tables := range map[string][]string{"ip": ipv4, "ip6": ipv6} {
 		for _, table := range tables {
+			if wanted != nil && !slices.ContainsFunc(legacyHooks(table), func(hook Hook) bool { return wanted(family, hook) }) {
+				continue
+			}
 			s := r.legacyTable(ctx, family, table)
 			errs = append(errs, s.err)
 			set.Chains = append(set.Chains, legacyChains(family, table, s.table)...)
@@ -56,6 +72,10 @@ func (r *Resolver) readChain(ctx context.Context, ch chain) (Chain, error) {
 	c, err := r.content(key)
 	if err != nil {
 		return result, err
+	}
+	if table := (chainKey{family: ch.family, table: ch.table}); c.texts == nil && !r.whole[table] {
+		r.whole[table] = true
+		r.listWhole(ctx, table)
 	}
 	r.list(ctx, key, c)
 	if c.texts == nil {

@@ -36,6 +36,7 @@ type Resolver struct {
 	chains     []chain
 	contents   map[chainKey]*content
 	listed     map[chainKey]bool // tables that list was tried for
+	whole      map[chainKey]bool // tables that were listed, be they small or not
 	iptables   map[string]saved  // by family and table
 	legacy     map[string]saved
 }
@@ -167,7 +168,8 @@ func (r *Resolver) refresh() error {
 			return nil
 		}
 		r.generation = now
-		r.contents, r.listed, r.iptables = map[chainKey]*content{}, map[chainKey]bool{}, map[string]saved{}
+		r.contents, r.iptables = map[chainKey]*content{}, map[string]saved{}
+		r.listed, r.whole = map[chainKey]bool{}, map[chainKey]bool{}
 		if r.chains, err = dumpChains(r.conn); err != nil {
 			return fmt.Errorf("read the ruleset of %s: %w", r.name, err)
 		}
@@ -425,12 +427,17 @@ func (r *Resolver) listTable(ctx context.Context, key chainKey) {
 	if err != nil || len(rules) > smallTableRules {
 		return
 	}
-	text, err := r.run(ctx, "nft", "-a", "-s", "list", "table", key.family, key.table)
+	r.listWhole(ctx, table)
+}
+
+// listWhole asks nft for the texts of all chains of a table.
+func (r *Resolver) listWhole(ctx context.Context, table chainKey) {
+	text, err := r.run(ctx, "nft", "-a", "-s", "list", "table", table.family, table.table)
 	if err != nil {
 		return
 	}
 	for _, listed := range parseList(text) {
-		if c, err := r.content(chainKey{key.family, key.table, listed.name}); err == nil && c.texts == nil {
+		if c, err := r.content(chainKey{table.family, table.table, listed.name}); err == nil && c.texts == nil {
 			c.take(listed)
 		}
 	}

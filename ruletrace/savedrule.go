@@ -90,7 +90,7 @@ func (c Class) savedType(option, types string, w []string) share {
 	}
 	return anyOf(strings.Split(types, ","), func(kind string) share {
 		if option == "--dst-type" {
-			return c.typeOf(c.Target, kind)
+			return c.targetIs(kind)
 		}
 		return c.typeOf(c.Source, kind)
 	})

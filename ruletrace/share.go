@@ -169,6 +169,18 @@ func internet(from, to netip.Addr) share {
 	return some
 }
 
+// targetIs compares the kernel's type of the destination.
+func (c Class) targetIs(kind string) share {
+	switch {
+	case kind != "LOCAL" || c.rewritten:
+	case c.Local:
+		return whole
+	case c.Foreign:
+		return none
+	}
+	return c.typeOf(c.Target, kind)
+}
+
 // typeOf compares the kernel's type of an address. What is out in the internet,
 // and what is forwarded, is none of this machine's.
 func (c Class) typeOf(a netip.Addr, kind string) share {
