@@ -223,6 +223,27 @@ func TestCoursesListed(t *testing.T) {
 	}
 }
 
+// FuzzMeets: no text of a rule stops the reader, and one that begins with what is
+// not understood is not said to take all packets.
+func FuzzMeets(f *testing.F) {
+	for _, text := range []string{
+		`meta l4proto . th dport { udp . 53, tcp . 443 } accept`, `tcp flags & (fin | syn) == syn / fin drop`, `log prefix "a\"b" flags tcp`,
+		`fib daddr . iif type != { local } jump x`, `limit rate over 1 mbytes/second burst 5`, `add @x { ip saddr } dnat ip to 10.0.0.1`,
+		`meta mark set 0x1 ct state . @th,16,16 vmap @m`, `-A FORWARD ! -i a+ -m comment --comment "x" -d 10.0.0.0/7 -j DROP`, `ip daddr 1.2.3.4-fd00::1 } {`,
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, class := range []Class{outward, web, {IPv6: true, Target: netip.MustParseAddr("fd00::1"), Local: true}} {
+			new(Ruleset).meets(Rule{Backend: NFT, Text: text}, class)
+			if m := class.listed(listedWords("mystery " + text)); m.takes == whole {
+				t.Errorf("%q takes all", text)
+			}
+		}
+		_, _ = Rule{Backend: NFT, Text: text}.Translation()
+	})
+}
+
 // TestCoursesBound: a ruleset that calls itself, which the kernel refuses, ends.
 func TestCoursesBound(t *testing.T) {
 	t.Parallel()
