@@ -453,6 +453,55 @@ func TestDoctorWarnings(t *testing.T) {
 	}
 }
 
+// routedPair is a container whose address is led to by a pair that is no port of
+// any bridge.
+const routedPair = `
+ip netns add pod && ip link add cali1 type veth peer name eth0 netns pod && ip addr add 169.254.0.1/32 dev cali1 && ip link set cali1 up &&
+ip -n pod addr add ADDRESS/32 dev eth0 && ip -n pod link set eth0 up && ip -n pod route add 169.254.0.1 dev eth0 &&
+ip -n pod route add default via 169.254.0.1 dev eth0 && ip route add ADDRESS dev cali1`
+
+// TestDoctorContent: what a host has on purpose is no error, and a packet gets
+// where it is meant to.
+func TestDoctorContent(t *testing.T) {
+	t.Parallel()
+	isolated(t)
+	for _, tt := range []struct {
+		name, scenario, change, probe string
+	}{
+		{"a routed container in the network of docker0", "docker-bridge", strings.ReplaceAll(routedPair, "ADDRESS", "172.17.0.50"), "ping 172.17.0.50"},
+		{
+			"a routed container in the network of a bridge that is left over", "docker-bridge",
+			"ip link add cni0 type bridge && ip addr add 10.244.0.1/24 dev cni0 && ip link set cni0 up && " + strings.ReplaceAll(routedPair, "ADDRESS", "10.244.0.9"), "ping 10.244.0.9",
+		},
+		{
+			"a dormant table", "docker-bridge",
+			"nft add table inet asleep '{ flags dormant; }' && nft add chain inet asleep forward '{ type filter hook forward priority 10; policy drop; }'", "ping 8.8.8.8 --netns cnt01",
+		},
+		{"a VPN takes a part of a network that nobody is in", "docker-bridge", "ip route add 172.17.5.0/24 via 203.0.113.254", "ping 8.8.8.8 --netns cnt01"},
+		{
+			"a network of IPv6 on a host without", "docker-bridge",
+			"ip addr add fc00:f853:ccd:e793::1/64 dev docker0 nodad && ip -n cnt01 addr add fc00:f853:ccd:e793::2/64 dev eth0 nodad && ip -n cnt01 -6 route add default via fc00:f853:ccd:e793::1", "ping 8.8.8.8 --netns cnt01",
+		},
+		{
+			"a second way out without carrier", "docker-bridge",
+			"ip link add wwan0 type veth peer name modem && ip addr add 10.99.0.2/30 dev wwan0 && ip link set wwan0 up && ip route add default via 10.99.0.1 dev wwan0 metric 2000", "ping 8.8.8.8 --netns cnt01",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			script := tt.change + " && exec cure commands " + tt.probe
+			_, stdout, stderr := runProgram(t, program(t, nil, "demo", tt.scenario, "--exec", "--", "sh", "-c", script))
+			got := new(treatment)
+			if err := json.Unmarshal([]byte(stdout), got); err != nil {
+				t.Fatalf("%v\n%s", err, stderr)
+			}
+			if c := &got.Checkups[0]; c.Failed() || got.Probe != exitOK {
+				t.Errorf("errors %q, the probe ends with %d: %+v", errorsOf(c), got.Probe, c.Findings)
+			}
+		})
+	}
+}
+
 // besideUFW are the rules of podman, which accept and masquerade, beside those of
 // ufw, which accept pings and answers.
 const besideUFW = `

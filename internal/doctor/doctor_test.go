@@ -110,6 +110,25 @@ func spare(in *Input, table, metric int) {
 	host.Routes = append(host.Routes, r)
 }
 
+// routed adds a container that has its address at a pair which the host leads it
+// by, as LXD's "routed" interfaces and Calico have.
+func routed(in *Input, address string) {
+	host := &in.Topology.Namespaces[0]
+	host.Links = append(host.Links, topology.Link{
+		Name: "cali1", Kind: "veth", Role: capture.RoleVeth, MTU: 1500, Up: true, Carrier: true, Settings: host.All,
+		Addresses: prefixes("169.254.0.1/32"), Peer: &topology.Peer{NetNS: "pod", Interface: "eth0"},
+	})
+	host.Routes = append(host.Routes, route(address+"/32", "", "cali1"))
+	in.Topology.Namespaces = append(in.Topology.Namespaces, topology.Namespace{
+		Name: "pod", Policy: rules(),
+		Links: []topology.Link{{
+			Name: "eth0", Kind: "veth", Role: capture.RoleContainer, MTU: 1500, Up: true, Carrier: true,
+			Addresses: prefixes(address + "/32"), Peer: &topology.Peer{NetNS: topology.HostName, Interface: "cali1"},
+		}},
+		Routes: []topology.Route{route("0.0.0.0/0", "169.254.0.1", "eth0"), route("169.254.0.1/32", "", "eth0")},
+	})
+}
+
 // TestExamine changes a network that works, and wants what is to be said of it.
 func TestExamine(t *testing.T) {
 	t.Parallel()
@@ -235,6 +254,19 @@ func TestExamine(t *testing.T) {
 			host(in).Policy = append([]topology.Policy{{Priority: 100, Action: "lookup", Table: 100, From: netip.MustParsePrefix("172.17.0.0/16"), SuppressPrefix: -1, SuppressGroup: -1}}, host(in).Policy...)
 		}, []string{"error LINK_DOWN"}, "the host's way to the internet is by it", ""},
 		{"the way out has no carrier", func(in *Input) { host(in).Links[2].Carrier = false }, []string{"error LINK_DOWN"}, "the host's way to the internet is by it", ""},
+		{"a routed container in the network of a bridge", func(in *Input) { routed(in, "172.17.0.50") }, nil, "", ""},
+		{"a routed container in the network of a bridge that is left over", func(in *Input) {
+			host(in).Links = slices.Delete(host(in).Links, 1, 2)
+			routed(in, "172.17.0.50")
+		}, nil, "", ""},
+		{"a routed container beside a bridge to the LAN", func(in *Input) {
+			host(in).Links[2].Addresses, host(in).Links[2].Bridge = nil, "br0"
+			host(in).Links = append(host(in).Links, topology.Link{Name: "br0", Kind: "bridge", Role: capture.RoleUplink, MTU: 1500, Up: true, Carrier: true, Settings: host(in).All, Addresses: prefixes("192.168.0.23/24")})
+			host(in).Routes[0], host(in).Routes[2] = route("0.0.0.0/0", "192.168.0.1", "br0"), route("192.168.0.0/24", "", "br0")
+			routed(in, "192.168.0.50")
+		}, nil, "", ""},
+		{"a pair that is no port", func(in *Input) { host(in).Links[1].Bridge = "" }, []string{"error LINK_DOWN"}, "veth1, which leads to web, is not a port of docker0", "ip link set dev veth1 master docker0"},
+		{"another container with a container's address", func(in *Input) { routed(in, "172.17.0.2") }, []string{"error SUBNET_OVERLAP", "note SUBNET_OVERLAP"}, "What is for 172.17.0.2 of web leaves the host by cali1", "ip route add 172.17.0.0/16 dev docker0 src 172.17.0.1 table 1000"},
 		{"MTU of the uplink", func(in *Input) { host(in).Links[2].MTU = 1450 }, []string{"warning MTU_EXCEEDED"}, "that of eth0 1450", "ip netns exec web ip link set dev eth0 mtu 1450"},
 		{"MTU of a tunnel", func(in *Input) {
 			host(in).Links[3].MTU = 1400

@@ -169,13 +169,14 @@ func (e *exam) member(ns *topology.Namespace) {
 }
 
 // stray: the host's end of a pair has no address and is no port, while a bridge
-// has the network that the other end is in.
+// has the network that the other end is in. Where the host leads the other end's
+// address by the pair, this is how it is connected (LXD's routed, Calico).
 func (e *exam) stray(ns *topology.Namespace, link, far *topology.Link) {
 	for i := range e.host.Links {
 		bridge := &e.host.Links[i]
 		at := slices.IndexFunc(bridge.Addresses, func(home netip.Prefix) bool {
 			return bridge.Kind == "bridge" && !home.Addr().IsLinkLocalUnicast() &&
-				slices.ContainsFunc(link.Addresses, func(p netip.Prefix) bool { return home.Contains(p.Addr()) })
+				slices.ContainsFunc(link.Addresses, func(p netip.Prefix) bool { return home.Contains(p.Addr()) && !e.routedBy(far, p.Addr()) })
 		})
 		if at < 0 {
 			continue
@@ -187,6 +188,12 @@ func (e *exam) stray(ns *topology.Namespace, link, far *topology.Link) {
 		}, "To make it one:", e.commands(topology.HostName, []string{far.Name, bridge.Name}, fmt.Sprintf("ip link set dev %s master %s", far.Name, bridge.Name)))
 		return
 	}
+}
+
+// routedBy reports whether the host may lead what is for an address by a link.
+func (e *exam) routedBy(link *topology.Link, a netip.Addr) bool {
+	d := e.host.Lookup(topology.Query{Target: a})
+	return d.Undetermined || slices.ContainsFunc(d.NextHops(), func(h topology.NextHop) bool { return h.Interface == link.Name })
 }
 
 // withoutAddress: the host's end of a pair has no address, and the other end

@@ -79,7 +79,7 @@ func (e *exam) astray(n *network) []astray {
 				continue // another address of the host's
 			}
 			at := astray{query: q, decision: d, member: targets[a]}
-			if hops := d.NextHops(); (len(hops) != 1 || hops[0].Interface != n.link.Name) && at.concerns() {
+			if hops := d.NextHops(); (len(hops) != 1 || hops[0].Interface != n.link.Name) && at.concerns() && !e.arrives(&at) {
 				lost = append(lost, at)
 			}
 		}
@@ -192,6 +192,21 @@ func (e *exam) taken(n *network, lost []astray) {
 // nowhere, on purpose, or for broadcasts of a part: nobody who is there needs it.
 func (a *astray) concerns() bool {
 	return a.member != nil || a.decision.Route == nil && a.decision.Policy == nil || len(a.decision.NextHops()) > 0
+}
+
+// arrives reports whether the packet is led to a pair whose other end has the
+// address: a namespace may have it there and not at the bridge.
+func (e *exam) arrives(at *astray) bool {
+	hops := at.decision.NextHops()
+	if len(hops) != 1 {
+		return false
+	}
+	link := e.host.Link(hops[0].Interface)
+	if link == nil || link.Peer == nil || link.Peer.NetNS == topology.HostName {
+		return false
+	}
+	ns := e.in.Topology.Namespace(link.Peer.NetNS)
+	return ns.Local(at.query.Target) != nil && (at.member == nil || at.member.ns == ns)
 }
 
 // mainTable is the routing table main (include/uapi/linux/rtnetlink.h).
