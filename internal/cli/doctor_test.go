@@ -262,7 +262,8 @@ func (s sickness) noCure() sickness {
 // sicknesses are the faults that can be seen without a packet, by scenario. Of
 // all others doctor has to be silent, or gives a warning: the host of
 // ipv6-masquerade has private addresses of IPv6 only, so that its default route
-// may be missing on purpose.
+// may be missing on purpose, and the router of netns-by-hand is not visible, so
+// that it may know the way back to what is not translated.
 var sicknesses = map[string]map[string]sickness{
 	"ipv6-masquerade": {
 		"shadowed-policy": sickWith("FILTER_POLICY_DROP", "SHADOWED_ACCEPT"),
@@ -295,8 +296,7 @@ var sicknesses = map[string]map[string]sickness{
 		"forward-policy": sickWith("FILTER_POLICY_DROP"), "shadowed-policy": sickWith("SHADOWED_ACCEPT"), "established-only": sickWith("FILTER_DROP"),
 		"no-forwarding": sickWith("FORWARDING_OFF"), "no-forwarding-ingress": sickWith("FORWARDING_OFF"),
 		"not-begun": sickWith("LINK_DOWN").noCure(), "no-route-yet": sickWith("NO_DEFAULT_ROUTE"), "no-way-back": sickWith("NO_ROUTE").noCure(),
-		"no-masquerade": sickWith("NAT_MISSING"), "no-nat": sickWith("NAT_MISSING"), "no-default-route@mynamespace": sickWith("NO_DEFAULT_ROUTE"),
-		"link-down@mynamespace": sickWith("LINK_DOWN"), "veth-down": sickWith("LINK_DOWN"), "uplink-down": sickWith("LINK_DOWN").noCure(),
+		"no-default-route@mynamespace": sickWith("NO_DEFAULT_ROUTE"), "link-down@mynamespace": sickWith("LINK_DOWN"), "veth-down": sickWith("LINK_DOWN"), "uplink-down": sickWith("LINK_DOWN").noCure(),
 		"uplink-no-carrier": sickWith("LINK_DOWN").noCure(), "no-address": sickWith("NEIGHBOUR_UNREACHABLE"),
 		"wrong-gateway@mynamespace": sickWith("NEIGHBOUR_UNREACHABLE"), "address-on-port": sickWith("ADDRESS_ON_BRIDGE_PORT"),
 		"bridge-down": sickWith("LINK_DOWN"), "port-listening": sickWith("BRIDGE_PORT_BLOCKED"), "no-default-route": sickWith("NO_ROUTE").noCure(),
@@ -432,6 +432,8 @@ func TestDoctorWarnings(t *testing.T) {
 		{"BRIDGE_FILTERED", []string{"docker-bridge"}, "iptables-nft -D FORWARD -i docker0 -o docker0 -j ACCEPT", "ping 172.17.0.3 --netns cnt01"},
 		{"FORWARDING_OFF", []string{"docker-bridge"}, "ip link add br-0123456789ab type bridge && ip addr add 172.29.0.1/16 dev br-0123456789ab && ip link set br-0123456789ab up && sysctl -w net.ipv4.conf.br-0123456789ab.forwarding=0 >&2", ""},
 		{"RA_IGNORED", []string{"ipv6-masquerade"}, "ip -6 route del default && sysctl -w net.ipv6.conf.ens192.accept_ra=1 >&2", ""},
+		{"NAT_MISSING", []string{"netns-by-hand", "--break", "no-masquerade"}, "true", "ping 8.8.8.8 --netns mynamespace"},
+		{"NAT_MISSING", []string{"netns-by-hand", "--break", "no-nat"}, "true", "ping 8.8.8.8 --netns mynamespace"},
 		{"NAT_MISSING", []string{"ipv6-masquerade", "--opaque", "--break", "no-nat66"}, "true", "ping6 2001:4860:4860::8888 --netns cnt01"},
 	} {
 		t.Run(tt.code, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 
 	"github.com/pathtrace/pathtrace/internal/diagnose"
@@ -28,11 +29,13 @@ type DockerNetwork struct {
 	Prefixes           []netip.Prefix
 }
 
-// DockerDaemon are the settings of daemon.json that concern addresses, as they
-// stand there.
+// DockerDaemon are the settings of daemon.json that concern addresses and their
+// translation, as they stand there; nil for a switch that does not.
 type DockerDaemon struct {
-	BIP   string `json:"bip"`
-	Pools []struct {
+	BIP        string `json:"bip"`
+	IPTables   *bool  `json:"iptables"`
+	Masquerade *bool  `json:"ip-masq"`
+	Pools      []struct {
 		Base string `json:"base"`
 		Size int    `json:"size"`
 	} `json:"default-address-pools"`
@@ -53,6 +56,23 @@ func (d *Docker) network(bridge string) *DockerNetwork {
 		return nil
 	}
 	return &d.Networks[i]
+}
+
+// dockerName are the names of the bridges that Docker makes, unless it is given
+// one.
+var dockerName = regexp.MustCompile(`^(docker0|br-[0-9a-f]{12})$`)
+
+// masquerades reports whether Docker translates what leaves a network: it does for
+// IPv4 unless it was told not to, and for IPv6 by its version.
+func (d *Docker) masquerades(n *network) bool {
+	off := func(b *bool) bool { return b != nil && !*b }
+	if !n.prefix.Addr().Is4() || d.Config != nil && (off(d.Config.IPTables) || off(d.Config.Masquerade)) {
+		return false
+	}
+	if n.docker != nil {
+		return !n.docker.Unmasked
+	}
+	return dockerName.MatchString(n.link.Name)
 }
 
 // taken are the prefixes that Docker has, or will take.

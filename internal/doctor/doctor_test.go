@@ -129,6 +129,29 @@ func routed(in *Input, address string) {
 	})
 }
 
+// libvirt makes docker0 a bridge that Docker has nothing to do with, and takes
+// the rule of address translation away.
+func libvirt(in *Input) {
+	host := &in.Topology.Namespaces[0]
+	in.Rules[topology.HostName].Chains[1].Rules = nil
+	host.Links[0].Name, host.Links[1].Bridge, host.Routes[1].Interface = "virbr1", "virbr1", "virbr1"
+}
+
+// nextHop makes the router visible that the host's default route leads to.
+func nextHop(in *Input) *topology.Namespace {
+	host := &in.Topology.Namespaces[0]
+	host.Links[2].Kind, host.Links[2].Peer = "veth", &topology.Peer{NetNS: "router", Interface: "lan"}
+	in.Topology.Namespaces = append(in.Topology.Namespaces, topology.Namespace{
+		Name: "router", All: host.All, Policy: rules(),
+		Links: []topology.Link{{
+			Name: "lan", Kind: "veth", Role: capture.RoleRouter, MTU: 1500, Up: true, Carrier: true, Settings: host.All,
+			Addresses: prefixes("192.168.0.1/24"), Peer: &topology.Peer{NetNS: topology.HostName, Interface: "eth0"},
+		}},
+		Routes: []topology.Route{route("0.0.0.0/0", "198.51.100.1", "wan"), route("192.168.0.0/24", "", "lan")},
+	})
+	return &in.Topology.Namespaces[len(in.Topology.Namespaces)-1]
+}
+
 // TestExamine changes a network that works, and wants what is to be said of it.
 func TestExamine(t *testing.T) {
 	t.Parallel()
@@ -206,7 +229,25 @@ func TestExamine(t *testing.T) {
 			in.Rules[topology.HostName].Chains[0].Policy = ruletrace.Drop
 			in.Rules[topology.HostName].Chains[0].Read = false
 		}, nil, "", ""},
-		{"no NAT", func(in *Input) { in.Rules[topology.HostName].Chains[1].Rules = nil }, []string{"error NAT_MISSING"}, "172.17.0.0/16 (docker0)", "iptables-nft -t nat -I POSTROUTING -s 172.17.0.0/16 -o eth0 -j MASQUERADE"},
+		{"no NAT", func(in *Input) { in.Rules[topology.HostName].Chains[1].Rules = nil }, []string{"error NAT_MISSING"}, "Docker makes such a rule for each of its networks", "iptables-nft -t nat -I POSTROUTING -s 172.17.0.0/16 -o eth0 -j MASQUERADE"},
+		{"no NAT, and Docker makes no rules", func(in *Input) {
+			in.Rules[topology.HostName].Chains[1].Rules = nil
+			daemon(in, `{"iptables": false}`)
+		}, []string{"warning NAT_MISSING"}, "A router behind eth0 may know them", "iptables-nft -t nat -I POSTROUTING -s 172.17.0.0/16 -o eth0 -j MASQUERADE"},
+		{"no NAT of the default bridge", func(in *Input) {
+			in.Rules[topology.HostName].Chains[1].Rules = nil
+			daemon(in, `{"ip-masq": false}`)
+		}, []string{"warning NAT_MISSING"}, "A router behind eth0 may know them", "iptables-nft -t nat -I POSTROUTING -s 172.17.0.0/16 -o eth0 -j MASQUERADE"},
+		{"no NAT of libvirt", libvirt, []string{"warning NAT_MISSING"}, "if the network is routed on purpose", "iptables-nft -t nat -I POSTROUTING -s 172.17.0.0/16 -o eth0 -j MASQUERADE"},
+		{"no NAT, and the next has no way back", func(in *Input) {
+			libvirt(in)
+			nextHop(in)
+		}, []string{"error NAT_MISSING"}, "The next on the way, router, has no route back to it", "iptables-nft -t nat -I POSTROUTING -s 172.17.0.0/16 -o eth0 -j MASQUERADE"},
+		{"no NAT, and the next has a way back", func(in *Input) {
+			libvirt(in)
+			router := nextHop(in)
+			router.Routes = append(router.Routes, route("172.17.0.0/16", "192.168.0.23", "lan"))
+		}, nil, "", ""},
 		{"no NAT on purpose", func(in *Input) {
 			in.Rules[topology.HostName].Chains[1].Rules = nil
 			in.Docker.Networks = []DockerNetwork{{Name: "bridge", Bridge: "docker0", Unmasked: true}}

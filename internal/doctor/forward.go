@@ -442,11 +442,12 @@ func (e *exam) translated(m *member, out *topology.Link) bool {
 }
 
 // untranslated says what becomes of answers to private addresses: who is next
-// has no way back, or is not visible and may have one.
+// has no way back, or is not visible and may have one, for networks may be routed
+// on purpose. Docker's are not, unless it was told so.
 func (e *exam) untranslated(n *network, m *member, out *topology.Link, d topology.Decision) {
 	gateway := d.NextHops()[0].Gateway
 	f := report.Finding{
-		Code: diagnose.NATMissing, Severity: severe,
+		Code: diagnose.NATMissing, Severity: warning,
 		Summary: fmt.Sprintf("No rule of the host translates what comes from %s (%s) and leaves by %s: it leaves with private addresses, to which answers from the internet find no way.", n.prefix.Masked(), n.link.Name, out.Name),
 		Evidence: []string{
 			e.fact("route", topology.HostName, "%s", d.Route.Text),
@@ -461,13 +462,17 @@ func (e *exam) untranslated(n *network, m *member, out *topology.Link, d topolog
 	case known && e.knowsBack(next, m.address):
 		return
 	case known:
+		f.Severity = severe
 		f.Summary += fmt.Sprintf(" The next on the way, %s, has no route back to it.", next.Name)
 	case out.Role == capture.RoleTunnel:
-		f.Severity = warning
 		f.Summary += " Who is at the other end of the tunnel may know them."
 	case m.address.Is6() && !hasPublic(out):
-		f.Severity = warning
 		f.Summary += fmt.Sprintf(" %s has no public address either, so a router out there translates prefixes: it has to translate this one as well, and to know the way back to it.", out.Name)
+	case e.in.Docker.masquerades(n):
+		f.Severity = severe
+		f.Summary += " Docker makes such a rule for each of its networks: it was removed."
+	default:
+		f.Summary += fmt.Sprintf(" A router behind %s may know them, if the network is routed on purpose.", out.Name)
 	}
 	var fix []string
 	if f.Severity != note {
