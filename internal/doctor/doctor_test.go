@@ -1,10 +1,12 @@
 package doctor
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -429,6 +431,29 @@ func TestExamineUnchecked(t *testing.T) {
 	in.Topology.Namespaces = in.Topology.Namespaces[1:]
 	if got := Examine(in); len(got.Checked) > 0 || len(got.Unchecked) != 1 {
 		t.Errorf("without the host: %+v", got)
+	}
+}
+
+// TestExamineManyRoutes: a host has thousands of routes in a network. Those of
+// members are asked for, of the others as many as there is time for.
+func TestExamineManyRoutes(t *testing.T) {
+	t.Parallel()
+	in := docker0()
+	host := &in.Topology.Namespaces[0]
+	for i := range 20000 {
+		host.Routes = append(host.Routes, route(fmt.Sprintf("172.17.%d.%d/32", 16+i/250, i%250+1), "10.8.0.1", "tun0"))
+	}
+	host.Routes = append(host.Routes, route("172.17.0.2/32", "10.8.0.1", "tun0"))
+	begin := time.Now()
+	got := Examine(in)
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("took %s", took)
+	}
+	if want := []report.Unchecked{{Check: "overlapping networks", Reason: "where all of 172.17.0.0/16 goes: there are too many routes in it"}}; !slices.Equal(got.Unchecked, want) {
+		t.Errorf("not checked: %v, want %v", got.Unchecked, want)
+	}
+	if first := got.Findings[0]; first.Severity != severe || !strings.Contains(first.Summary, "What is for 172.17.0.2 of web leaves the host by tun0") {
+		t.Errorf("first of %d findings: %+v", len(got.Findings), first)
 	}
 }
 

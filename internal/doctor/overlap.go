@@ -19,6 +19,10 @@ type astray struct {
 	member   *member
 }
 
+// maxAsked bounds the addresses of a network that are asked for beside those of
+// members: each question looks at all routes.
+const maxAsked = 512
+
 // overlaps asks where the host leads what is for each container network.
 func (e *exam) overlaps() {
 	for i := range e.networks {
@@ -59,6 +63,10 @@ func (e *exam) astray(n *network) []astray {
 		}
 	}
 	for _, p := range parts {
+		if len(order) >= maxAsked+len(n.members) {
+			e.unchecked("where all of %s goes: there are too many routes in it", n.prefix.Masked())
+			break
+		}
 		if p.Addr().Is4() == n.prefix.Addr().Is4() && p.Bits() >= n.prefix.Bits() && n.prefix.Overlaps(p) {
 			for _, a := range []netip.Addr{p.Masked().Addr(), p.Masked().Addr().Next(), last(p), last(p).Prev()} {
 				if p.Contains(a) {
@@ -172,20 +180,40 @@ func (e *exam) taken(n *network, lost []astray) {
 		}
 	}
 	f.Evidence = evidence
-	var queries []topology.Query
-	for i := range lost {
-		queries = append(queries, lost[i].query)
-	}
 	var fix []string
 	// Who has a route to a part that nobody here is in may need it.
 	if f.Code != diagnose.RouteBlackhole && (f.Code != diagnose.SubnetOverlap || first.member != nil) {
-		fix = e.commands(topology.HostName, nil, diagnose.LeadHome(e.host, n.link, n.prefix, queries...)...)
+		fix = e.commands(topology.HostName, nil, diagnose.LeadHome(e.host, n.link, n.prefix, kinds(lost)...)...)
 	}
 	e.advise(f, fmt.Sprintf("To lead what is for %s to %s again:", n.prefix.Masked(), n.link.Name), fix)
 	if f.Code == diagnose.SubnetOverlap {
 		advice, lines := diagnose.Renumber(e.in.Topology, n.link, n.prefix, e.in.Docker.taken()...)
 		e.find(report.Finding{Code: f.Code, Severity: note, Summary: advice, Fix: lines, Evidence: evidence})
 	}
+}
+
+// kinds are one packet of each kind that is decided about in one way: what leads
+// it home leads all of its kind.
+func kinds(lost []astray) []topology.Query {
+	type kind struct {
+		source       netip.Addr
+		ingress      string
+		policy       *topology.Policy
+		bits, metric int
+	}
+	seen := make(map[kind]bool)
+	var all []topology.Query
+	for i := range lost {
+		k := kind{source: lost[i].query.Source, ingress: lost[i].query.Ingress, policy: lost[i].decision.Policy}
+		if r := lost[i].decision.Route; r != nil {
+			k.bits, k.metric = r.Destination.Bits(), r.Metric
+		}
+		if !seen[k] {
+			seen[k] = true
+			all = append(all, lost[i].query)
+		}
+	}
+	return all
 }
 
 // concerns is false for a part of a network that a route takes which leads
