@@ -179,7 +179,7 @@ func (e *exam) rival(within netip.Prefix, size int) (found *topology.Route, firs
 	for i := range e.host.Routes {
 		r := &e.host.Routes[i]
 		own := slices.ContainsFunc(e.networks, func(n network) bool { return n.link.Name == r.Interface })
-		if r.Type != "unicast" || own || everywhere(r.Destination) || !r.Destination.Overlaps(within) {
+		if r.Type != "unicast" || own || diagnose.Everywhere(r.Destination) || !r.Destination.Overlaps(within) {
 			continue
 		}
 		if r.Destination.Bits() >= size || e.askedFirst(r.Table, within) {
@@ -200,7 +200,7 @@ func (e *exam) askedFirst(table int, within netip.Prefix) bool {
 		if p.IPv6 != within.Addr().Is6() || p.Action != "lookup" {
 			continue
 		}
-		if p.Table == mainTable {
+		if p.Table == diagnose.MainTable {
 			return false
 		}
 		if p.Table == table && !p.From.IsValid() && p.MarkMask == 0 && p.Ingress == "" && (!p.To.IsValid() || p.To.Overlaps(within)) {

@@ -9,10 +9,10 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/pathtrace/pathtrace/internal/diagnose"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/report"
 	"github.com/pathtrace/pathtrace/ruletrace"
@@ -201,7 +201,7 @@ func (e *exam) commands(netns string, names []string, lines ...string) []string 
 		}
 		prefix += " "
 	}
-	if len(lines) == 0 || slices.ContainsFunc(names, func(n string) bool { return !plainName.MatchString(n) }) {
+	if len(lines) == 0 || slices.ContainsFunc(names, func(n string) bool { return !diagnose.PlainName(n) }) {
 		return nil
 	}
 	all := make([]string, len(lines))
@@ -211,16 +211,6 @@ func (e *exam) commands(netns string, names []string, lines ...string) []string 
 	return all
 }
 
-// plainName is what both a shell and nft take for a single word.
-var plainName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_./-]*$`)
-
-func the(netns string) string {
-	if netns == topology.HostName {
-		return "the host"
-	}
-	return netns
-}
-
 // setting is the name of an interface's switch, as sysctl takes it also when the
 // interface has a dot in its own.
 func setting(ip, link, name string) string {
@@ -228,13 +218,6 @@ func setting(ip, link, name string) string {
 		return fmt.Sprintf("net/%s/conf/%s/%s", ip, link, name)
 	}
 	return fmt.Sprintf("net.%s.conf.%s.%s", ip, link, name)
-}
-
-func ipCommand(a netip.Addr) string {
-	if a.Is6() {
-		return "ip -6"
-	}
-	return "ip"
 }
 
 func family(a netip.Addr) string {

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/diagnose"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/report"
 	"github.com/pathtrace/pathtrace/ruletrace"
@@ -27,7 +28,7 @@ func prefixes(texts ...string) []netip.Prefix {
 // route makes a route of the main table; via is a gateway or empty.
 func route(destination, via, dev string) topology.Route {
 	r := topology.Route{
-		Destination: netip.MustParsePrefix(destination), Interface: dev, Table: mainTable, Type: "unicast",
+		Destination: netip.MustParsePrefix(destination), Interface: dev, Table: diagnose.MainTable, Type: "unicast",
 		Text: strings.TrimSpace(destination+" via "+via) + " dev " + dev,
 	}
 	if via != "" {
@@ -40,7 +41,7 @@ func route(destination, via, dev string) topology.Route {
 func rules() []topology.Policy {
 	var all []topology.Policy
 	for _, ipv6 := range []bool{false, true} {
-		for _, p := range []struct{ priority, table int }{{0, 255}, {32766, mainTable}, {32767, 253}} {
+		for _, p := range []struct{ priority, table int }{{0, 255}, {32766, diagnose.MainTable}, {32767, 253}} {
 			all = append(all, topology.Policy{Priority: p.priority, IPv6: ipv6, Action: "lookup", Table: p.table, SuppressPrefix: -1, SuppressGroup: -1})
 		}
 	}
@@ -290,7 +291,7 @@ func TestExamine(t *testing.T) {
 			withIPv6(in)
 			host(in).Links[2].Addresses = append(host(in).Links[2].Addresses, netip.MustParsePrefix("2001:db8:1::2/64"))
 		}, []string{"error NO_ROUTE"}, "The host has no IPv6 default route", ""},
-		{"a second way out without carrier", func(in *Input) { spare(in, mainTable, 2000) }, []string{"warning LINK_DOWN"}, "wwan0 of the host has no carrier", ""},
+		{"a second way out without carrier", func(in *Input) { spare(in, diagnose.MainTable, 2000) }, []string{"warning LINK_DOWN"}, "wwan0 of the host has no carrier", ""},
 		{"a way out of another table without carrier", func(in *Input) { spare(in, 100, 0) }, []string{"warning LINK_DOWN"}, "wwan0 of the host has no carrier", ""},
 		{"a way out of containers without carrier", func(in *Input) {
 			spare(in, 100, 0)

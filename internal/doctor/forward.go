@@ -55,7 +55,7 @@ func (e *exam) noWayOut(a netip.Addr) {
 	var down []*topology.Link
 	for i := range e.host.Links {
 		l := &e.host.Links[i]
-		if !l.Up && l.Kind != "loopback" && l.Bridge == "" && hasGlobal(l) && !slices.ContainsFunc(e.networks, func(n network) bool { return n.link == l }) {
+		if !l.Up && l.Kind != "loopback" && l.Bridge == "" && diagnose.HasGlobal(l) && !slices.ContainsFunc(e.networks, func(n network) bool { return n.link == l }) {
 			down = append(down, l)
 		}
 	}
@@ -64,7 +64,7 @@ func (e *exam) noWayOut(a netip.Addr) {
 		f.Code = diagnose.LinkDown
 		f.Summary += fmt.Sprintf(" %s, which has addresses, is down, and with it went the routes that lead out of it.", down[0].Name)
 		fix = e.commands(topology.HostName, []string{down[0].Name}, fmt.Sprintf("ip link set dev %s up", down[0].Name))
-		f.Evidence = append(f.Evidence, e.fact("link", topology.HostName, "%s: %s", down[0].Name, stateOf(down[0])))
+		f.Evidence = append(f.Evidence, e.fact("link", topology.HostName, "%s: %s", down[0].Name, diagnose.StateOf(down[0])))
 	}
 	// The addresses of an interface that was set down are gone, too: only a host
 	// that has IPv4 is known to be without IPv6.
@@ -110,7 +110,7 @@ func (e *exam) gateway(n *network, m *member) {
 			e.fact("address", topology.HostName, "%s has %s", n.link.Name, n.prefix),
 		},
 	}, "The host's is another:", e.commands(m.ns.Name, []string{m.link.Name},
-		fmt.Sprintf("%s route replace default via %s dev %s", ipCommand(m.address), n.prefix.Addr(), m.link.Name)))
+		fmt.Sprintf("%s route replace default via %s dev %s", diagnose.IPCommand(m.address), n.prefix.Addr(), m.link.Name)))
 }
 
 // nobodyHas reports whether no visible namespace has an address, or answers for
@@ -145,7 +145,7 @@ func (e *exam) defaultRoute(n *network, m *member) {
 	if out := e.uplink(m.address); out != nil && e.translated(m, out) {
 		f.Severity = severe
 		fix = e.commands(m.ns.Name, []string{m.link.Name},
-			fmt.Sprintf("%s route add default via %s dev %s", ipCommand(m.address), n.prefix.Addr(), m.link.Name))
+			fmt.Sprintf("%s route add default via %s dev %s", diagnose.IPCommand(m.address), n.prefix.Addr(), m.link.Name))
 		f.Summary = fmt.Sprintf("%s has no %s default route, though the host translates what comes from its network: nothing that it sends to the internet leaves it.", m.ns.Name, family(m.address))
 	}
 	e.advise(f, "To add it:", fix)
@@ -519,7 +519,7 @@ func (e *exam) masquerade(n *network, out *topology.Link) []string {
 	backend := ruletrace.NFT
 	match := fmt.Sprintf("%s saddr %s oifname %s masquerade", family, network, out.Name)
 	for _, c := range e.in.Rules[topology.HostName].Chains {
-		if !c.Base || c.Family != family && c.Family != "inet" || !plainName.MatchString(c.Table) || !plainName.MatchString(c.Name) {
+		if !c.Base || c.Family != family && c.Family != "inet" || !diagnose.PlainName(c.Table) || !diagnose.PlainName(c.Name) {
 			continue
 		}
 		if c.Backend != ruletrace.NFT {
@@ -560,7 +560,7 @@ func (e *exam) tools() {
 		}
 		e.find(report.Finding{
 			Code: LegacyBesideNFT, Severity: severity,
-			Summary: fmt.Sprintf("%s has rules of iptables-legacy and of %s. A packet has to pass both, and \"iptables-legacy -S\" and \"nft list ruleset\" each show one half.", upper(the(ns.Name)), other.Backend),
+			Summary: fmt.Sprintf("%s has rules of iptables-legacy and of %s. A packet has to pass both, and \"iptables-legacy -S\" and \"nft list ruleset\" each show one half.", upper(diagnose.The(ns.Name)), other.Backend),
 			Evidence: []string{
 				e.fact("rule", ns.Name, "%s %s: %s", legacy.Backend, chainOf(legacy), legacy.Text),
 				e.fact("rule", ns.Name, "%s %s: %s", other.Backend, chainOf(other), other.Text),

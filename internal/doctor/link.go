@@ -75,13 +75,13 @@ func (e *exam) bridge(link *topology.Link) {
 	switch {
 	case !link.Up && ports:
 		e.dead(e.host, link, severe, "nothing gets through any of its ports")
-	case !link.Up && hasGlobal(link):
+	case !link.Up && diagnose.HasGlobal(link):
 		e.dead(e.host, link, warning, "a container that comes to it has no gateway")
-	case link.Up && !link.Carrier && hasGlobal(link):
+	case link.Up && !link.Carrier && diagnose.HasGlobal(link):
 		e.find(report.Finding{
 			Code: diagnose.LinkDown, Severity: note,
 			Summary:  fmt.Sprintf("The bridge %s has no carrier, since none of its ports is up. That is so until a container is there; until then its IPv6 addresses are tentative.", link.Name),
-			Evidence: []string{e.fact("link", topology.HostName, "%s: %s", link.Name, stateOf(link))},
+			Evidence: []string{e.fact("link", topology.HostName, "%s: %s", link.Name, diagnose.StateOf(link))},
 		})
 	}
 }
@@ -99,13 +99,13 @@ func (e *exam) port(link *topology.Link) {
 		e.advise(report.Finding{
 			Code: diagnose.PortBlocked, Severity: severe,
 			Summary:  fmt.Sprintf("The port %s of %s is %s, and only a forwarding port passes packets. The spanning tree lets it forward after twice the forward delay, 30 s unless set.", link.Name, link.Bridge, state),
-			Evidence: []string{e.fact("link", topology.HostName, "%s: %s", link.Name, stateOf(link))},
+			Evidence: []string{e.fact("link", topology.HostName, "%s: %s", link.Name, diagnose.StateOf(link))},
 		}, "To let it at once:", e.commands(topology.HostName, []string{link.Name}, fmt.Sprintf("ip link set dev %s type bridge_slave state 3", link.Name)))
 	case state == "blocking":
 		e.find(report.Finding{
 			Code: diagnose.PortBlocked, Severity: note,
 			Summary:  fmt.Sprintf("The spanning tree blocks the port %s of %s: it found a second way to the same place.", link.Name, link.Bridge),
-			Evidence: []string{e.fact("link", topology.HostName, "%s: %s", link.Name, stateOf(link))},
+			Evidence: []string{e.fact("link", topology.HostName, "%s: %s", link.Name, diagnose.StateOf(link))},
 		})
 	}
 	e.addressOnPort(link, bridge)
@@ -141,7 +141,7 @@ func (e *exam) addressOnPort(port, bridge *topology.Link) {
 		e.advise(report.Finding{
 			Code: diagnose.AddressOnPort, Severity: severity,
 			Summary:  fmt.Sprintf("The address %s is that of %s, a port of the bridge %s: what comes in by a port goes to the bridge, which does not answer for it.", p, port.Name, bridge.Name),
-			Evidence: []string{e.fact("address", topology.HostName, "%s has %s", port.Name, p), e.fact("link", topology.HostName, "%s: %s", port.Name, stateOf(port))},
+			Evidence: []string{e.fact("address", topology.HostName, "%s has %s", port.Name, p), e.fact("link", topology.HostName, "%s: %s", port.Name, diagnose.StateOf(port))},
 		}, "To move it to the bridge:", e.commands(topology.HostName, []string{port.Name, bridge.Name},
 			fmt.Sprintf("ip addr del %s dev %s", p, port.Name), fmt.Sprintf("ip addr add %s dev %s", p, bridge.Name)))
 	}
@@ -161,7 +161,7 @@ func (e *exam) member(ns *topology.Namespace) {
 				severity, matter = warning, ns.Name+" has another one that is up"
 			}
 			e.dead(ns, link, severity, matter)
-		} else if far != nil && far.Kind == "veth" && far.Bridge == "" && far.Up && !hasGlobal(far) && hasGlobal(link) {
+		} else if far != nil && far.Kind == "veth" && far.Bridge == "" && far.Up && !diagnose.HasGlobal(far) && diagnose.HasGlobal(link) {
 			e.stray(ns, link, far)
 			e.withoutAddress(ns, link, far)
 		}
@@ -184,7 +184,7 @@ func (e *exam) stray(ns *topology.Namespace, link, far *topology.Link) {
 		e.advise(report.Finding{
 			Code: diagnose.LinkDown, Severity: severe,
 			Summary:  fmt.Sprintf("%s, which leads to %s, is not a port of %s, whose network %s is in.", far.Name, ns.Name, bridge.Name, ns.Name),
-			Evidence: []string{e.fact("link", topology.HostName, "%s: %s", far.Name, stateOf(far)), e.fact("address", topology.HostName, "%s has %s", bridge.Name, bridge.Addresses[at])},
+			Evidence: []string{e.fact("link", topology.HostName, "%s: %s", far.Name, diagnose.StateOf(far)), e.fact("address", topology.HostName, "%s has %s", bridge.Name, bridge.Addresses[at])},
 		}, "To make it one:", e.commands(topology.HostName, []string{far.Name, bridge.Name}, fmt.Sprintf("ip link set dev %s master %s", far.Name, bridge.Name)))
 		return
 	}
@@ -209,7 +209,7 @@ func (e *exam) withoutAddress(ns *topology.Namespace, link, far *topology.Link) 
 			Summary: fmt.Sprintf("The default route of %s leads to %s, and %s of the host, at the other end, has no address.", ns.Name, hops[0].Gateway, far.Name),
 			Evidence: []string{
 				e.fact("route", ns.Name, "%s goes to %s by %s", e.internetOf(p.Addr()), hops[0].Gateway, link.Name),
-				e.fact("link", topology.HostName, "%s: %s, no address", far.Name, stateOf(far)),
+				e.fact("link", topology.HostName, "%s: %s, no address", far.Name, diagnose.StateOf(far)),
 			},
 		}, "To give it that one:", e.commands(topology.HostName, []string{far.Name}, fmt.Sprintf("ip addr add %s/%d dev %s", hops[0].Gateway, p.Bits(), far.Name)))
 	}
@@ -219,12 +219,12 @@ func (e *exam) withoutAddress(ns *topology.Namespace, link, far *topology.Link) 
 func (e *exam) dead(ns *topology.Namespace, link *topology.Link, severity, matter string) {
 	f := report.Finding{
 		Code: diagnose.LinkDown, Severity: severity,
-		Summary:  fmt.Sprintf("%s of %s has no carrier: nothing is at the other end, or that is down; %s.", link.Name, the(ns.Name), matter),
-		Evidence: []string{e.fact("link", ns.Name, "%s: %s", link.Name, stateOf(link))},
+		Summary:  fmt.Sprintf("%s of %s has no carrier: nothing is at the other end, or that is down; %s.", link.Name, diagnose.The(ns.Name), matter),
+		Evidence: []string{e.fact("link", ns.Name, "%s: %s", link.Name, diagnose.StateOf(link))},
 	}
 	var lines []string
 	if !link.Up {
-		f.Summary = fmt.Sprintf("%s of %s is down; %s.", link.Name, the(ns.Name), matter)
+		f.Summary = fmt.Sprintf("%s of %s is down; %s.", link.Name, diagnose.The(ns.Name), matter)
 		lines = append(lines, fmt.Sprintf("ip link set dev %s up", link.Name))
 		if line := e.gatewayOf(ns, link); line != "" {
 			lines = append(lines, line)
@@ -244,33 +244,11 @@ func (e *exam) gatewayOf(ns *topology.Namespace, link *topology.Link) string {
 		for k := range n.members {
 			m := &n.members[k]
 			if m.ns == ns && m.link == link && m.ns.Lookup(topology.Query{Target: e.internetOf(m.address)}).Route == nil {
-				return fmt.Sprintf("%s route add default via %s dev %s", ipCommand(m.address), n.prefix.Addr(), link.Name)
+				return fmt.Sprintf("%s route add default via %s dev %s", diagnose.IPCommand(m.address), n.prefix.Addr(), link.Name)
 			}
 		}
 	}
 	return ""
-}
-
-// stateOf says what is known of a link's state.
-func stateOf(l *topology.Link) string {
-	words := []string{"down"}
-	if l.Up {
-		words = []string{"up"}
-		if !l.Carrier {
-			words = append(words, "no carrier")
-		}
-	}
-	if l.Bridge != "" {
-		words = append(words, "port of "+l.Bridge)
-		if state := portState(l); state != "" {
-			words = append(words, state)
-		}
-	}
-	return strings.Join(words, ", ")
-}
-
-func hasGlobal(link *topology.Link) bool {
-	return slices.ContainsFunc(link.Addresses, func(p netip.Prefix) bool { return !p.Addr().IsLinkLocalUnicast() })
 }
 
 // addresses looks for IPv6 addresses that cannot be used.
@@ -295,12 +273,12 @@ func (e *exam) usable(ns *topology.Namespace, link *topology.Link, p netip.Prefi
 	case slices.Contains(flags, "dadfailed"):
 		e.find(report.Finding{
 			Code: diagnose.AddressTentative, Severity: severe, Evidence: evidence(),
-			Summary: fmt.Sprintf("The address %s of %s cannot be used: somebody else on %s has it (duplicate address detection failed). Give one of the two another address, then remove it here and add it again.", p.Addr(), the(ns.Name), link.Name),
+			Summary: fmt.Sprintf("The address %s of %s cannot be used: somebody else on %s has it (duplicate address detection failed). Give one of the two another address, then remove it here and add it again.", p.Addr(), diagnose.The(ns.Name), link.Name),
 		})
 	case slices.Contains(flags, "tentative") && !slices.Contains(flags, "optimistic") && link.Up && link.Carrier && !p.Addr().IsLinkLocalUnicast():
 		e.advise(report.Finding{
 			Code: diagnose.AddressTentative, Severity: severe, Evidence: evidence(),
-			Summary: fmt.Sprintf("The address %s of %s cannot be used yet: duplicate address detection on %s has not ended, which takes a second or two.", p.Addr(), the(ns.Name), link.Name),
+			Summary: fmt.Sprintf("The address %s of %s cannot be used yet: duplicate address detection on %s has not ended, which takes a second or two.", p.Addr(), diagnose.The(ns.Name), link.Name),
 		}, "To add it without detection:", e.commands(ns.Name, []string{link.Name},
 			fmt.Sprintf("ip -6 addr del %s dev %s", p, link.Name), fmt.Sprintf("ip -6 addr add %s dev %s nodad", p, link.Name)))
 	}
@@ -401,12 +379,12 @@ func (e *exam) conntrack() {
 		}
 		f := report.Finding{
 			Code: diagnose.ConntrackFull, Severity: warning,
-			Summary:  fmt.Sprintf("%s tracks %d flows of at most %d. When the table is full, packets of new flows are dropped.", upper(the(ns.Name)), c.Count, c.Max),
+			Summary:  fmt.Sprintf("%s tracks %d flows of at most %d. When the table is full, packets of new flows are dropped.", upper(diagnose.The(ns.Name)), c.Count, c.Max),
 			Evidence: []string{e.fact("counter", ns.Name, "nf_conntrack_count %d of nf_conntrack_max %d", c.Count, c.Max)},
 		}
 		if c.Count >= c.Max {
 			f.Severity = severe
-			f.Summary = fmt.Sprintf("The conntrack table of %s is full: it tracks %d flows of at most %d, and packets of new flows are dropped.", the(ns.Name), c.Count, c.Max)
+			f.Summary = fmt.Sprintf("The conntrack table of %s is full: it tracks %d flows of at most %d, and packets of new flows are dropped.", diagnose.The(ns.Name), c.Count, c.Max)
 		}
 		e.advise(f, "To allow more, on the machine itself:", []string{fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*c.Max)})
 	}
@@ -433,11 +411,11 @@ func (e *exam) servers() {
 		}
 		f := report.Finding{
 			Code: diagnose.DNSFailed, Severity: severe, Evidence: evidence,
-			Summary: fmt.Sprintf("No packet of %s gets to its DNS servers: %s.", the(ns.Name), strings.Join(lost, ", ")),
+			Summary: fmt.Sprintf("No packet of %s gets to its DNS servers: %s.", diagnose.The(ns.Name), strings.Join(lost, ", ")),
 		}
 		if len(lost) < len(servers) {
 			f.Severity = warning
-			f.Summary = fmt.Sprintf("No packet of %s gets to %s, which is one of its DNS servers: each lookup that asks it first waits in vain.", the(ns.Name), strings.Join(lost, " and to "))
+			f.Summary = fmt.Sprintf("No packet of %s gets to %s, which is one of its DNS servers: each lookup that asks it first waits in vain.", diagnose.The(ns.Name), strings.Join(lost, " and to "))
 		}
 		e.find(f)
 	}

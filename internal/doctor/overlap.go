@@ -151,13 +151,13 @@ func (e *exam) taken(n *network, lost []astray) {
 	default:
 		f.Summary = fmt.Sprintf("%s leaves the host by %s, by %s.", what, d.NextHops()[0].Interface, by(d))
 		other = d.Route.Destination
-		if everywhere(other) && d.Policy != nil && d.Policy.To.IsValid() {
+		if diagnose.Everywhere(other) && d.Policy != nil && d.Policy.To.IsValid() {
 			other = d.Policy.To
 		}
 	}
-	if other.IsValid() && everywhere(other) {
+	if other.IsValid() && diagnose.Everywhere(other) {
 		f.Code = diagnose.NoRoute
-		if d.Policy != nil && d.Policy.Table != mainTable {
+		if d.Policy != nil && d.Policy.Table != diagnose.MainTable {
 			f.Code = diagnose.VPNTakesTraffic
 		}
 	} else if other.IsValid() {
@@ -169,7 +169,7 @@ func (e *exam) taken(n *network, lost []astray) {
 	if d.Route != nil {
 		evidence = append(evidence, e.fact("route", topology.HostName, "%s", d.Route.Text))
 	}
-	if p := d.Policy; p != nil && p.Table != mainTable {
+	if p := d.Policy; p != nil && p.Table != diagnose.MainTable {
 		evidence = append(evidence, e.fact("route", topology.HostName, "policy rule %s", p.Text))
 	}
 	if strict := max(e.host.All.RPFilter, n.link.Settings.RPFilter) == 1; strict && n.prefix.Addr().Is4() {
@@ -237,20 +237,13 @@ func (e *exam) arrives(at *astray) bool {
 	return ns.Local(at.query.Target) != nil && (at.member == nil || at.member.ns == ns)
 }
 
-// mainTable is the routing table main (include/uapi/linux/rtnetlink.h).
-const mainTable = 254
-
-// everywhere reports whether a prefix is that of a default route, or one of the
-// two that together stand for it.
-func everywhere(p netip.Prefix) bool { return p.Bits() <= 1 }
-
 // by says which route, and which policy rule, decide.
 func by(d topology.Decision) string {
 	var words []string
 	if d.Route != nil {
 		words = append(words, fmt.Sprintf("the route %q", d.Route.Text))
 	}
-	if p := d.Policy; p != nil && (p.Table != mainTable || d.Route == nil) {
+	if p := d.Policy; p != nil && (p.Table != diagnose.MainTable || d.Route == nil) {
 		if d.Route == nil {
 			return fmt.Sprintf("the policy rule %q", p.Text)
 		}
@@ -289,7 +282,7 @@ func (e *exam) ownRoute(n *network) *topology.Route {
 func (e *exam) contained(n *network) {
 	for i := range e.host.Routes {
 		r := &e.host.Routes[i]
-		if everywhere(r.Destination) || r.Interface == n.link.Name || r.Type != "unicast" ||
+		if diagnose.Everywhere(r.Destination) || r.Interface == n.link.Name || r.Type != "unicast" ||
 			r.Destination.Bits() > n.prefix.Bits() || !r.Destination.Overlaps(n.prefix) {
 			continue
 		}
