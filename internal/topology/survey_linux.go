@@ -105,11 +105,12 @@ func numberIn(path string) int {
 
 // Unsettled reports whether something in the snapshot is about to change by
 // itself within seconds: an address whose duplicate address detection has not
-// ended, a bridge port that listens or learns.
+// ended, a bridge port that listens or learns, or that is disabled until the
+// bridge hears of its carrier.
 func (s *Snapshot) Unsettled() bool {
 	return slices.ContainsFunc(s.Namespaces, func(n Namespace) bool {
 		return slices.ContainsFunc(n.Links, func(l Link) bool {
-			if l.Port != nil && l.Up && l.Carrier && (l.Port.State == "listening" || l.Port.State == "learning") {
+			if l.Port != nil && l.Up && l.Carrier && slices.Contains([]string{"listening", "learning", "disabled"}, l.Port.State) {
 				return true
 			}
 			for _, flags := range l.AddressFlags {

@@ -58,6 +58,8 @@ func TestUnsettled(t *testing.T) {
 		{Link{Up: true, AddressFlags: map[netip.Addr][]string{a: {"tentative"}}}, false},
 		{Link{Up: true, Carrier: true, AddressFlags: map[netip.Addr][]string{a: {"dadfailed", "tentative"}}}, false},
 		{Link{Up: true, Carrier: true, Port: &Port{State: "learning"}}, true},
+		{Link{Up: true, Carrier: true, Port: &Port{State: "disabled"}}, true},
+		{Link{Up: true, Port: &Port{State: "disabled"}}, false},
 		{Link{Up: true, Carrier: true, Port: &Port{State: "forwarding"}}, false},
 	} {
 		s := Snapshot{Namespaces: []Namespace{{Links: []Link{tt.link}}}}
