@@ -89,7 +89,7 @@ func checkup(ctx context.Context, source *container.Source) (*report.Checkup, er
 	readServers(ctx, source, &in)
 	for i := range snapshot.Namespaces {
 		if name := snapshot.Namespaces[i].Name; name != topology.HostName {
-			in.Enter[name] = entering(name)
+			in.Enter[name] = container.Enter(name)
 		}
 	}
 	if source.PID != 0 && source.Name != topology.HostName {
@@ -264,27 +264,4 @@ func byName(ctx context.Context, ns *topology.Namespace) (*container.Source, err
 		return nil, found.Close()
 	}
 	return found, nil
-}
-
-// entering are the words that run a command in a namespace; empty when it cannot
-// be named.
-func entering(name string) string {
-	if pid, found := strings.CutPrefix(name, "pid "); found {
-		return "nsenter --target " + pid + " --net"
-	}
-	if id, found := strings.CutPrefix(name, "docker "); found && plainWord(id) {
-		return "nsenter --net=/run/docker/netns/" + id
-	}
-	if !plainWord(name) {
-		return ""
-	}
-	return "ip netns exec " + name
-}
-
-// plainWord reports whether a shell takes a name for one word, and no program for
-// an option.
-func plainWord(name string) bool {
-	return name != "" && name[0] != '-' && !strings.ContainsFunc(name, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r))
-	})
 }
