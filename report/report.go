@@ -210,7 +210,9 @@ type Sensor struct {
 // Evidence is one thing that a sensor saw, or that was read.
 type Evidence struct {
 	ID string `json:"id"`
-	// Kind is sighting, conntrack, rule, drop, route or link.
+	// Kind is sighting, conntrack, rule or drop for what sensors saw; link,
+	// address, neighbour, route, setting, counter, filter, chain or bridge, and also
+	// rule and conntrack, for what was read (docs/report.md).
 	Kind    string    `json:"kind"`
 	Machine string    `json:"machine,omitempty"`
 	Time    time.Time `json:"time,omitzero"`

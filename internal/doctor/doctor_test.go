@@ -226,6 +226,10 @@ func TestExamine(t *testing.T) {
 			host(in).All.ForwardIPv4, host(in).Links[0].Settings.ForwardIPv4 = false, false
 			host(in).Links = slices.Delete(host(in).Links, 1, 2)
 		}, []string{"warning FORWARDING_OFF"}, "will reach nothing", "sysctl -w net.ipv4.ip_forward=1"},
+		{"no forwarding, and nobody is led out yet", func(in *Input) {
+			web(in).Routes = web(in).Routes[1:]
+			host(in).All.ForwardIPv4, host(in).Links[0].Settings.ForwardIPv4 = false, false
+		}, []string{"error NO_DEFAULT_ROUTE", "warning FORWARDING_OFF"}, "though the host translates", "ip netns exec web ip route add default via 172.17.0.1 dev eth0"},
 		{"uplink does not forward", func(in *Input) { host(in).Links[2].Settings.ForwardIPv4 = false }, []string{"error FORWARDING_OFF"}, "conf.eth0.forwarding", "sysctl -w net.ipv4.conf.eth0.forwarding=1"},
 		{"policy", func(in *Input) { in.Rules[topology.HostName].Chains[0].Policy = ruletrace.Drop }, []string{"error FILTER_POLICY_DROP"}, "by the policy of chain ip filter FORWARD", "iptables-nft -A FORWARD -i docker0 -o eth0 -j ACCEPT"},
 		{"not read", func(in *Input) {

@@ -167,7 +167,7 @@ func (e *exam) forwarding() {
 	for i := range e.networks {
 		n := &e.networks[i]
 		m := n.served()
-		if m == nil && (n.docker != nil && n.docker.Internal || !n.prefix.Addr().Is4() || len(n.members) > 0 || !bridgeName.MatchString(n.link.Name)) {
+		if m == nil && !e.meant(n) && (n.docker != nil && n.docker.Internal || !n.prefix.Addr().Is4() || len(n.members) > 0 || !bridgeName.MatchString(n.link.Name)) {
 			continue
 		}
 		key := ""
@@ -197,6 +197,15 @@ func (e *exam) forwarding() {
 		}
 		e.advise(f, "To forward:", e.commands(topology.HostName, []string{n.link.Name}, "sysctl -w "+key+"=1"))
 	}
+}
+
+// meant reports whether the host translates what comes from a network that is
+// not led out yet: it is to be.
+func (e *exam) meant(n *network) bool {
+	return slices.ContainsFunc(n.members, func(m member) bool {
+		out := e.uplink(m.address)
+		return out != nil && e.translated(&m, out)
+	})
 }
 
 // filters asks the rules for what each network sends to the internet, for the
