@@ -322,6 +322,9 @@ func TestDoctorFaults(t *testing.T) {
 			options := lab.Options{Break: fault.Name, Backend: scenario.Backends[i%len(scenario.Backends)]}
 			t.Run(scenario.Name+" "+fault.Name, func(t *testing.T) {
 				t.Parallel()
+				if fault.Root {
+					testenv.Root(t)
+				}
 				sick := sicknesses[scenario.Name][fault.Name]
 				args := []string{"commands"}
 				if len(sick.codes) > 0 && !sick.incurable {

@@ -137,7 +137,7 @@ func (p filterPlace) faults() []Fault {
 			outcome: Truth{Outcome: "rejected", Leg: "request", Code: "NO_LISTENER"},
 			apply:   nothing,
 		}, {
-			Name: "ipsec-block", Summary: "an IPsec policy forbids the host to forward to the target", netns: HostName, NoFix: true, Probe: ping,
+			Name: "ipsec-block", Summary: "an IPsec policy forbids the host to forward to the target", netns: HostName, NoFix: true, Probe: patiently(ping),
 			outcome: Truth{Outcome: "dropped", Leg: "request", Code: "KERNEL_DROP"},
 			apply:   func(host *node, _ Rule) { host.forbid(p.target, netlink.XFRM_DIR_FWD) },
 		}, {

@@ -168,7 +168,7 @@ func byHandLinks() []Fault {
 		},
 		{
 			Name: "dnat-loopback", Summary: "a rule on the host sends the packet to 127.0.0.1, where it may not go", netns: HostName,
-			Probe:   connecting("mynamespace", netip.MustParseAddr("172.19.0.1"), 8081),
+			Probe:   patiently(connecting("mynamespace", netip.MustParseAddr("172.19.0.1"), 8081)),
 			outcome: stopped("MARTIAN"),
 			apply: func(host *node, _ Rule) {
 				host.listenTCP(netip.MustParseAddr("127.0.0.1"), 8081, serveHTTP)
