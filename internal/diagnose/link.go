@@ -64,7 +64,7 @@ func linkDown(s *scene) *cause {
 // dead makes a cause of a fault.
 func (s *scene) dead(f *fault, more string) *cause {
 	c := &cause{
-		code: LinkDown, netns: f.ns.Name, iface: f.link.Name, confidence: report.Observed,
+		code: LinkDown, netns: f.ns.Name, iface: f.link.Name, confidence: s.witnessed(),
 		summary:  fmt.Sprintf("%s cannot get on: %s of %s %s%s.", s.what(), f.link.Name, the(f.ns.Name), f.how, more),
 		evidence: []string{s.fact("link", f.ns.Name, "%s: %s", f.link.Name, stateOf(f.link))},
 		advice:   fmt.Sprintf("Whatever is behind %s of %s has to come up.", f.link.Name, the(f.ns.Name)),
@@ -81,6 +81,15 @@ func (s *scene) dead(f *fault, more string) *cause {
 		}
 	}
 	return c
+}
+
+// witnessed is how it is known that the packet ended because of a state that was
+// read: a sensor saw it end, or none saw anything of it.
+func (s *scene) witnessed() report.Confidence {
+	if s.unsent() && s.end.Drop == nil && s.in.Path.Answer.Kind == path.None {
+		return report.Reconstructed
+	}
+	return report.Observed
 }
 
 // stateOf says what is known of a link's state.
@@ -269,7 +278,7 @@ func portBlocked(s *scene) *cause {
 		return nil
 	}
 	c := &cause{
-		code: PortBlocked, netns: ns.Name, iface: port.Name, confidence: report.Observed,
+		code: PortBlocked, netns: ns.Name, iface: port.Name, confidence: s.witnessed(),
 		summary: fmt.Sprintf("%s cannot get past the bridge %s of %s: the port %s is %s, and only a forwarding port passes packets.",
 			s.what(), port.Bridge, the(ns.Name), port.Name, port.Port.State),
 		evidence:  []string{s.fact("link", ns.Name, "%s: %s", port.Name, stateOf(port))},
