@@ -114,31 +114,76 @@ func (w *walk) follow(ns *topology.Namespace, q topology.Query) {
 			w.route(o)
 			w.cable(o)
 		}
-		if o.link != nil && o.owner == nil { // nobody has the next address: it could only be this one
-			if gateway := w.gateway(ns, o.link, q.Target); gateway.IsValid() {
-				o.next, o.owner = gateway, w.now(w.ownerOf(gateway))
-			} else if o.far != nil && o.farLink.Bridge == "" {
-				ns, q.Ingress = o.far, o.farLink.Name
-				continue
-			}
-		}
-		if o.noRoute() { // were there a default route, it could only be this one
-			if o.next, o.link = w.onlyGateway(o); o.link != nil {
-				o.owner = w.now(w.ownerOf(o.next))
-			}
-		}
+		w.mend(o)
 		if o.link == nil {
 			return
 		}
 		if q.Target == w.target && w.knowsBack(ns, q) {
 			w.turn, w.turnAt = ns, o.link.Name
 		}
-		if o.owner == nil || o.owner == ns {
+		if ns, q.Ingress = w.arrival(o); ns == nil {
 			return
 		}
-		in := o.owner.Local(o.next)
-		ns, q.Ingress = o.owner, in.Name
 	}
+}
+
+// mend has a namespace without a route that leads on send the packet where it
+// would once that is mended, if only one thing can be meant: by what is left
+// without a route that leads nowhere, to the only router that is visible, or by
+// the only cable.
+func (w *walk) mend(o *outlook) {
+	if o.link != nil {
+		return
+	}
+	open := *o.ns
+	open.Routes = slices.DeleteFunc(slices.Clone(open.Routes), func(r topology.Route) bool { return slices.Contains(nowhere, r.Type) })
+	open.Policy = slices.DeleteFunc(slices.Clone(open.Policy), func(p topology.Policy) bool { return slices.Contains(nowhere, p.Action) })
+	if without := w.look(&open, o.query); without.link != nil && !without.decision.Undetermined {
+		*o, without = *without, o
+		o.ns = w.now(without.ns.Name)
+		return
+	}
+	if gateway, link := w.onlyGateway(o); link != nil {
+		o.link, o.next = link, gateway
+		o.owner = w.now(w.ownerOf(gateway))
+		return
+	}
+	for i := range o.ns.Links {
+		link := &o.ns.Links[i]
+		if link.Kind == "loopback" || link.Bridge != "" || link.Name == o.query.Ingress {
+			continue
+		}
+		if o.link != nil { // several
+			o.link = nil
+			return
+		}
+		o.link = link
+	}
+	if o.link != nil && o.link.Peer != nil {
+		o.far = w.now(o.link.Peer.NetNS)
+		o.farLink = o.far.Link(o.link.Peer.Interface)
+	}
+}
+
+// arrival is where the packet comes next, and by which interface; nil where that
+// is not known.
+func (w *walk) arrival(o *outlook) (*topology.Namespace, string) {
+	if o.owner == nil {
+		if gateway := w.gateway(o.ns, o.link, o.query.Target); gateway.IsValid() {
+			o.next, o.owner = gateway, w.now(w.ownerOf(gateway))
+		}
+	}
+	switch {
+	case o.owner == o.ns:
+		return nil, ""
+	case o.owner != nil:
+		return o.owner, o.owner.Local(o.next).Name
+	case o.far == nil || o.farLink == nil:
+		return nil, ""
+	case o.farLink.Bridge != "":
+		return o.far, o.farLink.Bridge
+	}
+	return o.far, o.farLink.Name
 }
 
 // knowsBack reports whether a namespace has a route back to the source by where
@@ -160,9 +205,11 @@ func (w *walk) forwarding(ns *topology.Namespace, q topology.Query) {
 	}
 }
 
+// nowhere are the types of routes, and actions of policy rules, that lead nowhere.
+var nowhere = []string{"blackhole", "unreachable", "prohibit"}
+
 // route looks whether there is one that leads on.
 func (w *walk) route(o *outlook) {
-	nowhere := []string{"blackhole", "unreachable", "prohibit"}
 	add := func(code, text, fact string) {
 		leg := "request"
 		if o.query.Target == w.source {
@@ -175,6 +222,9 @@ func (w *walk) route(o *outlook) {
 		add(RouteBlackhole, fmt.Sprintf("its route %q %s", route.Text, typeWords[route.Type]), route.Text)
 	case route == nil && policy != nil && slices.Contains(nowhere, policy.Action):
 		add(RouteBlackhole, fmt.Sprintf("its policy rule %q %s", policy.Text, typeWords[policy.Action]), "policy rule "+policy.Text)
+	case o.noRoute() && w.downLink(o) != nil:
+		link := w.downLink(o)
+		add(LinkDown, fmt.Sprintf("its %s is down, and with it went its routes", link.Name), fmt.Sprintf("%s: %s", link.Name, stateOf(link)))
 	case o.noRoute():
 		add(NoRoute, fmt.Sprintf("it has no route to %s", o.query.Target), fmt.Sprintf("no route to %s", o.query.Target))
 	}

@@ -216,7 +216,6 @@ func routeDeadEnd(s *scene) *cause {
 	if o == nil || o.decision.Undetermined {
 		return nil
 	}
-	nowhere := []string{"blackhole", "unreachable", "prohibit"}
 	c := &cause{code: RouteBlackhole, netns: o.ns.Name, iface: s.end.Interface, confidence: report.Reconstructed, mechanism: s.seen.Mechanism}
 	if s.unsent() {
 		c.outcome = report.Unsent
