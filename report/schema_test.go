@@ -3,6 +3,7 @@ package report
 import (
 	"bytes"
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -33,21 +34,28 @@ var words = map[string][]any{
 // reportSchema derives the JSON Schema of a report from the Go types.
 func reportSchema(t *testing.T) *jsonschema.Schema {
 	t.Helper()
-	root, err := jsonschema.For[Report](nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	used := make(map[string]bool)
-	refine(root, reflect.TypeFor[Report](), used)
+	root, used := schemaOf[Report](t, "A report of pathtrace", Schema)
 	for name := range words {
 		if !used[name] {
 			t.Errorf("%s is no field or type of a report", name)
 		}
 	}
-	root.Schema = "https://json-schema.org/draft/2020-12/schema"
-	root.Title = "A report of pathtrace"
-	root.Properties["schema"].Enum = []any{Schema}
 	return root
+}
+
+// schemaOf derives the JSON Schema of a form from its Go type, and tells which of
+// the words it uses.
+func schemaOf[T any](t *testing.T, title, name string) (*jsonschema.Schema, map[string]bool) {
+	t.Helper()
+	root, err := jsonschema.For[T](nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := make(map[string]bool)
+	refine(root, reflect.TypeFor[T](), used)
+	root.Schema, root.Title = "https://json-schema.org/draft/2020-12/schema", title
+	root.Properties["schema"].Enum = []any{name}
+	return root, used
 }
 
 // refine adapts what was derived from a type to the contract: lists and
@@ -87,14 +95,44 @@ func refine(s *jsonschema.Schema, of reflect.Type, used map[string]bool) {
 
 // TestSchema keeps the schema that others read the same as the Go types.
 func TestSchema(t *testing.T) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	if err := e.Encode(reportSchema(t)); err != nil {
+	checkup, _ := schemaOf[Checkup](t, "What pathtrace doctor found", CheckupSchema)
+	for file, schema := range map[string]*jsonschema.Schema{"report.schema.json": reportSchema(t), "doctor.schema.json": checkup} {
+		var b bytes.Buffer
+		e := json.NewEncoder(&b)
+		e.SetEscapeHTML(false)
+		e.SetIndent("", "  ")
+		if err := e.Encode(schema); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, filepath.Join("..", "docs", file), b.Bytes())
+	}
+}
+
+// TestCheckupSchemaValidates proves that the schema says yes to a checkup, and no
+// to what is none.
+func TestCheckupSchemaValidates(t *testing.T) {
+	root, _ := schemaOf[Checkup](t, "", CheckupSchema)
+	schema, err := root.Resolve(nil)
+	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, filepath.Join("..", "docs", "report.schema.json"), b.Bytes())
+	for _, file := range []string{"checkup-well.json"} {
+		text, err := os.ReadFile(filepath.Join("testdata", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var value map[string]any
+		if err := json.Unmarshal(text, &value); err != nil {
+			t.Fatal(err)
+		}
+		if err := schema.Validate(value); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+		value["findings"] = nil
+		if schema.Validate(value) == nil {
+			t.Errorf("%s: the schema says yes to null for a list", file)
+		}
+	}
 }
 
 // TestSchemaValidates proves that the schema says yes to reports, and no to
