@@ -26,7 +26,6 @@ func (s *scene) ahead(v *report.Verdict) []report.Finding {
 		w.from = v.NetNS
 	}
 	there := topology.Query{Source: w.source, Target: w.target, Egress: s.in.Topology.Zone, Proto: s.in.Probe.Tuple.Proto}
-	w.reached = false
 	if v.Leg == "reply" {
 		w.hops = s.in.Path.Reply.Hops
 		w.follow(source, there) // only for where it turns
@@ -76,7 +75,7 @@ func (o *obstacle) follows(v *report.Verdict) bool {
 }
 
 func (o *obstacle) words() string {
-	return fmt.Sprintf("Once that is mended, %s is the next to stop it: %s.", the(o.netns), o.text)
+	return fmt.Sprintf("Once that is mended, %s would stop it: %s.", the(o.netns), o.text)
 }
 
 // walk follows a packet through the namespaces as they are configured.
