@@ -216,14 +216,17 @@ func (w *walk) route(o *outlook) {
 		}
 		w.obstacles = append(w.obstacles, obstacle{code: code, netns: o.ns.Name, text: text, kind: "route", fact: fact, leg: leg, ingress: o.query.Ingress})
 	}
+	var down *topology.Link // its routes went with it; not those by which the packet comes
+	if link := w.downLink(o); o.noRoute() && link != nil && link.Name != o.query.Ingress {
+		down = link
+	}
 	switch route, policy := o.decision.Route, o.decision.Policy; {
 	case route != nil && slices.Contains(nowhere, route.Type):
 		add(RouteBlackhole, fmt.Sprintf("its route %q %s", route.Text, typeWords[route.Type]), route.Text)
 	case route == nil && policy != nil && slices.Contains(nowhere, policy.Action):
 		add(RouteBlackhole, fmt.Sprintf("its policy rule %q %s", policy.Text, typeWords[policy.Action]), "policy rule "+policy.Text)
-	case o.noRoute() && w.downLink(o) != nil:
-		link := w.downLink(o)
-		add(LinkDown, fmt.Sprintf("its %s is down, and with it went its routes", link.Name), fmt.Sprintf("%s: %s", link.Name, stateOf(link)))
+	case down != nil:
+		add(LinkDown, fmt.Sprintf("its %s is down, and with it went its routes", down.Name), fmt.Sprintf("%s: %s", down.Name, stateOf(down)))
 	case o.noRoute():
 		add(NoRoute, fmt.Sprintf("it has no route to %s", o.query.Target), fmt.Sprintf("no route to %s", o.query.Target))
 	}
