@@ -1,6 +1,7 @@
 // Package capture sees packets: live, from TPACKET_V2 rings of AF_PACKET
-// sockets. It needs CAP_NET_RAW in the network namespace's user namespace and
-// changes nothing on the host: no promiscuous mode, no rule, no link.
+// sockets, and saved, from capture files. A ring needs CAP_NET_RAW in the
+// network namespace's user namespace; nothing is changed on the host: no
+// promiscuous mode, no rule, no link.
 package capture
 
 import (
@@ -35,8 +36,14 @@ type Point struct {
 	Role      Role
 }
 
-// String returns the point as "namespace/interface".
-func (p Point) String() string { return p.NetNS + "/" + p.Interface }
+// String returns the point as "namespace/interface", and the interface alone
+// where no namespace is known, as in a capture of others.
+func (p Point) String() string {
+	if p.NetNS == "" {
+		return p.Interface
+	}
+	return p.NetNS + "/" + p.Interface
+}
 
 // Direction is a packet's direction at an interface, as its namespace sees it.
 type Direction uint8
@@ -71,6 +78,25 @@ type Sighting struct {
 	// was captured.
 	Length int
 	Header packet.Header
+	// Carrier is the VXLAN packet inside of which this one was seen; nil outside of
+	// tunnels, and for what files of others hold.
+	Carrier *packet.Header
+	// Frame is what was captured, of the link type Link. It is valid only while
+	// the sighting is delivered; one that is kept has none.
+	Frame []byte
+	Link  packet.LinkType
+}
+
+// Carried is the sighting of the packet inside the VXLAN packet that was seen; ok
+// is false for any other packet. It needs the Frame.
+func (s *Sighting) Carried() (inner Sighting, ok bool) {
+	header, ok := packet.DecodeCarried(s.Link, s.Frame, s.Length, &s.Header)
+	if !ok {
+		return Sighting{}, false
+	}
+	inner = *s
+	inner.Header, inner.Carrier = header, new(s.Header)
+	return inner, true
 }
 
 // Stats count what a source delivered and lost.

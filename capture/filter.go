@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/net/bpf"
 
@@ -29,6 +30,9 @@ type Selector struct {
 	// pass.
 	Addresses []netip.Addr
 	Ports     []uint16
+	// Carried has VXLAN packets judged by the packet that they carry. One that is
+	// sent to a port in Ports is judged by itself.
+	Carried bool
 }
 
 const (
@@ -112,6 +116,7 @@ func (s Selector) ipv4(p *program, network uint32) {
 		p.acceptIfAny(3, 4, 5, 11, 12) // the errors of RFC 792
 		p.emit(proto)
 	})
+	s.carried(p, proto, at, network+20) // the kernel's has no options
 	s.ends(p, func() {
 		for _, offset := range []uint32{12, 16} {
 			p.emit(bpf.LoadAbsolute{Off: network + offset, Size: 4})
@@ -142,6 +147,7 @@ func (s Selector) ipv6(p *program, network uint32) {
 		p.acceptIfAny(133, 134, 135, 136, 137) // RFC 4861
 		p.emit(next)
 	})
+	s.carried(p, next, at, network+40)
 	s.ends(p, func() {
 		for _, offset := range []uint32{8, 24} {
 			for _, a := range s.Addresses {
@@ -152,6 +158,30 @@ func (s Selector) ipv6(p *program, network uint32) {
 			}
 		}
 	}, at)
+}
+
+// carried judges a VXLAN packet by what it carries. The accumulator holds the
+// protocol, which an instruction loads, and does so afterwards; the transport
+// header begins at an offset.
+func (s Selector) carried(p *program, proto bpf.Instruction, at func(offset uint32, size int) bpf.Instruction, transport uint32) {
+	if !s.Carried {
+		return
+	}
+	inner := s
+	inner.Carried = false
+	network := transport + packet.CarriedAt
+	p.when(bpf.JumpEqual, uint32(packet.UDP), func() {
+		p.emit(at(2, 2))
+		for _, port := range packet.VXLANPorts {
+			if slices.Contains(s.Ports, port) {
+				continue
+			}
+			p.when(bpf.JumpEqual, uint32(port), func() {
+				inner.frame(p, bpf.LoadAbsolute{Off: network - 2, Size: 2}, network)
+			})
+		}
+		p.emit(proto)
+	})
 }
 
 // address6 accepts when what is left of an address stands at an offset.

@@ -269,6 +269,48 @@ func compile(t *testing.T, tcpdump, expression string) *bpf.VM {
 	return vm
 }
 
+// TestSelectorCarried judges VXLAN packets by what they carry, whatever carries
+// them.
+func TestSelectorCarried(t *testing.T) {
+	all := corpus(t)
+	vxlan := func(outer gopacket.SerializableLayer, port layers.UDPPort, inner []byte) []byte {
+		etherType := layers.EthernetTypeIPv4
+		if outer.LayerType() == layers.LayerTypeIPv6 {
+			etherType = layers.EthernetTypeIPv6
+		}
+		buffer := gopacket.NewSerializeBuffer()
+		err := gopacket.SerializeLayers(buffer, gopacket.SerializeOptions{FixLengths: true},
+			&layers.Ethernet{SrcMAC: []byte{2, 0, 0, 0, 0, 1}, DstMAC: []byte{2, 0, 0, 0, 0, 2}, EthernetType: etherType},
+			outer, &layers.UDP{SrcPort: 40000, DstPort: port},
+			&layers.VXLAN{ValidIDFlag: true, VNI: 42}, gopacket.Payload(inner))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Clone(buffer.Bytes())
+	}
+	four := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: []byte{192, 0, 2, 1}, DstIP: []byte{192, 0, 2, 2}}
+	six := &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolUDP, SrcIP: netip.MustParseAddr("2001:db8::1").AsSlice(), DstIP: netip.MustParseAddr("2001:db8::2").AsSlice()}
+	for _, tt := range selectors {
+		t.Run(tt.name, func(t *testing.T) {
+			bare, selector := forEthernet(t, tt.selector), tt.selector
+			selector.Carried = true
+			carried := forEthernet(t, selector)
+			for name, frame := range all {
+				if passes(t, bare, frame) != passes(t, carried, frame) {
+					t.Errorf("%s is judged differently outside of tunnels", name)
+				}
+				for _, outer := range []gopacket.SerializableLayer{four, six} {
+					for _, port := range []layers.UDPPort{4789, 8472} {
+						if got, want := passes(t, carried, vxlan(outer, port, frame)), passes(t, bare, frame); got != want {
+							t.Errorf("%s in %s to port %d passes %v, want %v", name, outer.LayerType(), port, got, want)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
 func TestSelectorProgram(t *testing.T) {
 	many := make([]netip.Addr, 200)
 	for i := range many {

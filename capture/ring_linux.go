@@ -291,20 +291,44 @@ func (r *Ring) take() Sighting {
 	if address.Pkttype == unix.PACKET_OUTGOING {
 		s.Direction = Egress
 	}
+	tagged := header.Status&unix.TP_STATUS_VLAN_VALID != 0
 	var err error
 	if address.Hatype == arphrdEthernet || address.Hatype == arphrdLoopback {
+		if tagged {
+			data = retag(data, &header)
+			s.Length += vlanTag
+		}
+		s.Link, s.Frame = packet.LinkEthernet, data
 		s.Header, err = packet.Decode(packet.LinkEthernet, data, s.Length)
 	} else {
 		link := min(int(header.Net)-int(header.Mac), len(data)) // 0 for tun
-		s.Header, err = packet.DecodeNetwork(networkOrder(address.Protocol), data[link:], s.Length-link)
+		s.Length -= link
+		s.Link, s.Frame = packet.LinkRaw, data[link:]
+		s.Header, err = packet.DecodeNetwork(networkOrder(address.Protocol), data[link:], s.Length)
+		if tagged {
+			s.Header.VLANs = slices.Insert(s.Header.VLANs, 0, header.Vlan_tci&0xfff)
+		}
 	}
 	if err != nil {
 		r.undecodable.Add(1)
 	}
-	if header.Status&unix.TP_STATUS_VLAN_VALID != 0 { // the tag was taken off
-		s.Header.VLANs = slices.Insert(s.Header.VLANs, 0, header.Vlan_tci&0xfff)
-	}
 	return s
+}
+
+// vlanTag is the length of an 802.1Q tag, which follows the two addresses.
+const (
+	vlanTag   = 4
+	addresses = 12
+)
+
+// retag puts the VLAN tag back that the kernel took off a frame.
+func retag(data []byte, header *unix.Tpacket2Hdr) []byte {
+	protocol := packet.EtherTypeVLAN
+	if header.Status&unix.TP_STATUS_VLAN_TPID_VALID != 0 {
+		protocol = header.Vlan_tpid
+	}
+	tag := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, protocol), header.Vlan_tci)
+	return slices.Insert(data, min(addresses, len(data)), tag...)
 }
 
 func (r *Ring) point(index int) Point {

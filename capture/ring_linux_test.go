@@ -125,6 +125,11 @@ func until(t testing.TB, r *Ring, done func(Sighting) bool) []Sighting {
 	found := false
 	var sightings []Sighting
 	if err := r.Run(ctx, func(s Sighting) {
+		again, _ := packet.Decode(s.Link, s.Frame, s.Length)
+		if diff := cmp.Diff(s.Header, again, cmpopts.EquateComparable(netip.Addr{})); diff != "" && s.Header.Version != 0 {
+			t.Errorf("%s: its frame decodes to something else (-want +got):\n%s", s.Point, diff)
+		}
+		s.Frame = nil
 		sightings = append(sightings, s)
 		if done(s) {
 			found = true
@@ -583,8 +588,8 @@ func TestRingVLAN(t *testing.T) {
 	for i, r := range rings {
 		ours := func(s Sighting) bool { return s.Header.Tuple.SrcPort == 1 }
 		got := until(t, r, ours)
-		if s := got[slices.IndexFunc(got, ours)]; !slices.Equal(s.Header.VLANs, []uint16{5}) || s.Direction != []Direction{Egress, Ingress}[i] {
-			t.Errorf("%s: VLANs %v", s.Direction, s.Header.VLANs)
+		if s := got[slices.IndexFunc(got, ours)]; !slices.Equal(s.Header.VLANs, []uint16{5}) || s.Length != len(corpus(t)["vlan"]) || s.Direction != []Direction{Egress, Ingress}[i] {
+			t.Errorf("%s: VLANs %v, %d bytes", s.Direction, s.Header.VLANs, s.Length)
 		}
 	}
 }

@@ -186,10 +186,12 @@ func isDistinctive(payload []byte) bool {
 	surprises := 0
 	for i := 2; i < len(payload); i++ {
 		if payload[i]-payload[i-1] != payload[i-1]-payload[i-2] {
-			surprises++
+			if surprises++; surprises == 4 {
+				return true
+			}
 		}
 	}
-	return surprises >= 4
+	return false
 }
 
 // Fingerprint is what Compare looks at, as a key for maps: headers that

@@ -11,31 +11,12 @@ import (
 	"github.com/google/gopacket/layers"
 )
 
-// LinkType says how a captured frame begins. The numbers are those of capture
-// files (https://www.tcpdump.org/linktypes.html).
-type LinkType uint16
-
-// The link types of live capture.
-const (
-	LinkEthernet LinkType = 1
-	// LinkRaw frames begin with the IP header; its version tells the family.
-	LinkRaw LinkType = 101
-)
-
-// The EtherTypes that are decoded.
-const (
-	EtherTypeIPv4    uint16 = 0x0800
-	EtherTypeARP     uint16 = 0x0806
-	EtherTypeVLAN    uint16 = 0x8100 // IEEE 802.1Q
-	EtherTypeIPv6    uint16 = 0x86dd
-	EtherTypeQinQ    uint16 = 0x88a8 // IEEE 802.1ad
-	EtherTypeOldQinQ uint16 = 0x9100 // before 802.1ad, still in use
-)
-
 const (
 	ipv4Header = 20
 	ipv6Header = 40
 	tcpHeader  = 20
+	udpHeader  = 8
+	sctpHeader = 12
 	icmpHeader = 8
 )
 
@@ -48,34 +29,57 @@ const (
 // missing or that the IP header contradicts itself; the Header then has what
 // was decoded until there. Decode never panics, and the Header keeps no
 // reference to data. A frame that is neither IP nor ARP has Version 0 and no
-// ARP.
+// ARP. What is in a tunnel is payload, and as the kernel does, it takes no
+// Ethernet frame with an LLC header for IP.
 func Decode(link LinkType, data []byte, wireLength int) (Header, error) {
-	return decode(link, 0, data, wireLength)
+	return decode(link, 0, data, wireLength, false)
+}
+
+// DecodeInner is Decode for a frame of a capture file: it looks into tunnels
+// and behind LLC headers. Of a packet in a tunnel the Header is that of the
+// innermost one, and Tunnels has what is around it; hardware addresses and
+// VLANs are those outside. A tunnel whose inside is not IP leaves the packet
+// that carries it. It agrees with Scan.
+func DecodeInner(link LinkType, data []byte, wireLength int) (Header, error) {
+	return decode(link, 0, data, wireLength, true)
+}
+
+// DecodeCarried is DecodeInner for a frame that was decoded to h, if that is a
+// datagram of VXLAN that carries an IP packet; ok is false for any other. What
+// goes into a tunnel device and what it makes of that are seen on one machine, so
+// the two are told apart.
+func DecodeCarried(link LinkType, data []byte, wireLength int, h *Header) (inner Header, ok bool) {
+	if !h.toVXLAN() {
+		return Header{}, false
+	}
+	inner, err := DecodeInner(link, data, wireLength)
+	return inner, err == nil && len(inner.Tunnels) > 0 && inner.Tunnels[0].Kind == VXLAN
 }
 
 // DecodeNetwork is Decode for a packet without a link header, as NFLOG and
 // nftables' trace deliver it, cut anywhere. etherType is its protocol; 0 takes
 // the family from the IP version.
 func DecodeNetwork(etherType uint16, data []byte, wireLength int) (Header, error) {
-	return decode(LinkRaw, etherType, data, wireLength)
+	return decode(LinkRaw, etherType, data, wireLength, false)
 }
 
 // decode turns a panic of the layers, which were not written for hostile
 // input, into an error.
-func decode(link LinkType, etherType uint16, data []byte, wire int) (h Header, err error) {
+func decode(link LinkType, etherType uint16, data []byte, wire int, inner bool) (h Header, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("decode packet: %v", r)
 		}
 	}()
 	d := decoders.Get().(*decoder)
+	d.inner = inner
 	switch link {
 	case LinkEthernet:
 		err = d.ethernet(&h, data, wire)
 	case LinkRaw:
 		err = d.network(&h, etherType, data, wire)
 	default:
-		err = fmt.Errorf("link type %d is not supported", link)
+		err = d.link(&h, link, data, wire)
 	}
 	decoders.Put(d)
 	if err != nil {
@@ -101,8 +105,9 @@ type decoder struct {
 	icmp4 layers.ICMPv4
 	icmp6 layers.ICMPv6
 	spare [tcpHeader]byte
-	// quoting is set while the packet inside an ICMP error is decoded.
-	quoting bool
+	// inner says to look into tunnels, quoting is set while the packet inside an
+	// ICMP error is decoded.
+	inner, quoting bool
 }
 
 var decoders = sync.Pool{New: func() any { return new(decoder) }}
@@ -124,9 +129,27 @@ func (d *decoder) ethernet(h *Header, data []byte, wire int) error {
 	}
 	h.EtherSrc, h.EtherDst = HardwareAddr(d.eth.SrcMAC), HardwareAddr(d.eth.DstMAC)
 	if d.eth.EthernetType == layers.EthernetTypeLLC {
+		f := frame{data: d.eth.Payload, wire: min(wire-len(d.eth.Contents), int(d.eth.Length))}
+		if d.inner && f.snap() {
+			return d.network(h, f.etherType, f.data, f.wire)
+		}
 		return nil
 	}
 	return d.network(h, uint16(d.eth.EthernetType), d.eth.Payload, wire-len(d.eth.Contents))
+}
+
+// link decodes a frame of a link type that only capture files have.
+func (d *decoder) link(h *Header, link LinkType, data []byte, wire int) error {
+	var b Brief // what the link header tells
+	f := frame{data: data, wire: wire}
+	if err := b.link(link, &f); err != nil {
+		return fmt.Errorf("link type %s: %w", link, err)
+	}
+	h.EtherSrc = b.EtherSrc
+	if f.etherType == noEtherType {
+		return nil
+	}
+	return d.network(h, f.etherType, f.data, f.wire)
 }
 
 func (d *decoder) network(h *Header, etherType uint16, data []byte, wire int) error {
@@ -158,8 +181,22 @@ func (d *decoder) network(h *Header, etherType uint16, data []byte, wire int) er
 		return d.ipv6(h, data, wire)
 	case EtherTypeARP:
 		d.neighbour(h, data)
+	default:
+		f := frame{etherType: etherType, data: data, wire: wire}
+		if d.inner {
+			if layer, ok := f.shim(MaxLayers - len(h.Tunnels)); ok {
+				return d.enter(h, layer, f)
+			}
+		}
 	}
 	return nil
+}
+
+// enter decodes f, which was found in a tunnel, in place of the packet that
+// carries it.
+func (d *decoder) enter(h *Header, layer Layer, f frame) error {
+	*h = Header{EtherSrc: h.EtherSrc, EtherDst: h.EtherDst, VLANs: h.VLANs, Tunnels: append(h.Tunnels, layer)}
+	return d.network(h, f.etherType, f.data, f.wire)
 }
 
 // neighbour decodes ARP. Other address families than IPv4 over Ethernet leave
@@ -215,8 +252,7 @@ func (d *decoder) ipv4(h *Header, data []byte, wire int) error {
 		h.HeaderCut, h.PayloadCut = true, true
 		return nil
 	}
-	d.transport(h, data[header:min(total, len(data))])
-	return nil
+	return d.transport(h, data[header:min(total, len(data))])
 }
 
 func (d *decoder) ipv6(h *Header, data []byte, wire int) error {
@@ -249,8 +285,7 @@ func (d *decoder) ipv6(h *Header, data []byte, wire int) error {
 		return nil
 	}
 	h.Tuple.Proto = Proto(next)
-	d.transport(h, rest)
-	return nil
+	return d.transport(h, rest)
 }
 
 // extensions steps over the extension headers (RFC 8200, section 4) and keeps
@@ -284,28 +319,37 @@ func (d *decoder) extensions(h *Header, next layers.IPProtocol, rest []byte) (la
 
 // transport decodes what follows the IP header; data ends where the packet or
 // the capture does.
-func (d *decoder) transport(h *Header, data []byte) {
+func (d *decoder) transport(h *Header, data []byte) error {
 	if h.FragmentOffset != 0 {
 		h.keep(data, 0)
-		return
+		return nil
+	}
+	if d.inner && !d.quoting {
+		f := frame{data: data, wire: h.PayloadLength}
+		if layer, ok := f.tunnel(h.Tuple.Proto, MaxLayers-len(h.Tunnels)); ok {
+			key := h.Tuple.Key()
+			layer.Src, layer.Dst = key.Src, key.Dst
+			return d.enter(h, layer, f)
+		}
 	}
 	switch h.Tuple.Proto {
 	case TCP:
 		h.keep(data, d.decodeTCP(h, data))
 	case UDP:
-		_ = d.udp.DecodeFromBytes(d.whole(data, 8), gopacket.NilDecodeFeedback)
+		_ = d.udp.DecodeFromBytes(d.whole(data, udpHeader), gopacket.NilDecodeFeedback)
 		h.Tuple.SrcPort, h.Tuple.DstPort = uint16(d.udp.SrcPort), uint16(d.udp.DstPort)
 		h.Checksum = d.udp.Checksum
-		h.keep(data, 8)
+		h.keep(data, udpHeader)
 	case SCTP:
-		_ = d.sctp.DecodeFromBytes(d.whole(data, 12), gopacket.NilDecodeFeedback)
+		_ = d.sctp.DecodeFromBytes(d.whole(data, sctpHeader), gopacket.NilDecodeFeedback)
 		h.Tuple.SrcPort, h.Tuple.DstPort = uint16(d.sctp.SrcPort), uint16(d.sctp.DstPort)
-		h.keep(data, 12)
+		h.keep(data, sctpHeader)
 	case ICMP, ICMPv6:
 		d.decodeICMP(h, data)
 	default:
 		h.keep(data, 0)
 	}
+	return nil
 }
 
 // decodeTCP returns the length of the header.
@@ -392,26 +436,9 @@ func (d *decoder) quoted(h *Header, data []byte) *Header {
 	}
 	d.quoting = true
 	defer func() { d.quoting = false }()
-	quote, etherType := data[icmpHeader:], EtherTypeIPv4
-	// Extensions may follow the quote, whose length is then given in words of
-	// 4 or 8 bytes (RFC 4884, section 4).
-	length := 0
-	switch {
-	case h.Tuple.Proto == ICMPv6:
-		etherType = EtherTypeIPv6
-		if t := h.Tuple.ICMPType; t == layers.ICMPv6TypeDestinationUnreachable || t == layers.ICMPv6TypeTimeExceeded {
-			length = int(data[4]) * 8
-		}
-	case h.Tuple.ICMPType == layers.ICMPv4TypeDestinationUnreachable,
-		h.Tuple.ICMPType == layers.ICMPv4TypeTimeExceeded,
-		h.Tuple.ICMPType == layers.ICMPv4TypeParameterProblem:
-		length = int(data[5]) * 4
-	}
-	if length > 0 {
-		quote = quote[:min(length, len(quote))]
-	}
+	f := quote(h.Tuple.Proto, h.Tuple.ICMPType, data)
 	q := &Header{}
-	_ = d.network(q, etherType, quote, 0) // a malformed quote is kept as far as it goes
+	_ = d.network(q, f.etherType, f.data, f.wire) // a malformed quote is kept as far as it goes
 	return q
 }
 

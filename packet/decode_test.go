@@ -374,7 +374,7 @@ func TestDecodeErrors(t *testing.T) {
 		data []byte
 	}{
 		"no link header":    {LinkEthernet, frame[:13]},
-		"link type":         {LinkType(9), frame},
+		"link type":         {LinkType(105), frame},
 		"version":           {LinkEthernet, change(14, 0x65)},
 		"header length":     {LinkEthernet, change(14, 0x44)},
 		"total length":      {LinkEthernet, change(17, 19)},

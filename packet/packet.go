@@ -88,16 +88,7 @@ func endpoint(p Proto, a netip.Addr, port uint16) string {
 func (t Tuple) Inverse() Tuple {
 	t.Src, t.Dst = t.Dst, t.Src
 	t.SrcPort, t.DstPort = t.DstPort, t.SrcPort
-	switch {
-	case t.Proto == ICMP && t.ICMPType == EchoRequest:
-		t.ICMPType = EchoReply
-	case t.Proto == ICMP && t.ICMPType == EchoReply:
-		t.ICMPType = EchoRequest
-	case t.Proto == ICMPv6 && t.ICMPType == EchoRequestV6:
-		t.ICMPType = EchoReplyV6
-	case t.Proto == ICMPv6 && t.ICMPType == EchoReplyV6:
-		t.ICMPType = EchoRequestV6
-	}
+	t.ICMPType = t.Proto.inverse(t.ICMPType)
 	return t
 }
 
@@ -142,6 +133,9 @@ type Header struct {
 	EtherType          uint16
 	// VLANs are the VLAN ids, outermost first.
 	VLANs []uint16
+	// Tunnels are the tunnels that the packet was found in, outermost first.
+	// Only DecodeInner looks into them.
+	Tunnels []Layer
 	// Version is 4 or 6, and 0 when the frame is not IP (ARP has ARP set).
 	Version uint8
 	Tuple   Tuple
@@ -213,14 +207,5 @@ func (h *Header) IsFragment() bool { return h.MoreFragments || h.FragmentOffset 
 // IsICMPError reports whether the packet is an ICMP error message: it quotes
 // the packet that it is about.
 func (h *Header) IsICMPError() bool {
-	switch h.Tuple.Proto {
-	case ICMP:
-		switch h.Tuple.ICMPType {
-		case 3, 4, 5, 11, 12:
-			return true
-		}
-	case ICMPv6:
-		return h.Tuple.ICMPType < 128
-	}
-	return false
+	return h.Tuple.Proto.isError(h.Tuple.ICMPType)
 }

@@ -55,6 +55,8 @@ func toASCII(s string) string {
 			b.WriteString("->")
 		case r == '…':
 			b.WriteString("...")
+		case r == 'µ':
+			b.WriteByte('u')
 		case r == '–' || r == '—':
 			b.WriteString("-")
 		default:

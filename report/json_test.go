@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -123,5 +124,36 @@ func TestJSONNames(t *testing.T) {
 		if _, ok := got[name]; !ok {
 			t.Errorf("no %s", name)
 		}
+	}
+}
+
+// TestJSONFlows proves that flow by flow the same is written as at once, wherever
+// the flows are.
+func TestJSONFlows(t *testing.T) {
+	whole := manyFlows()
+	for i := range whole.Flows {
+		whole.Flows[i] = *flowWithLists(whole.Flows[i])
+	}
+	whole.Request.Target = "a \"flows\": []\n  \"flows\": []" // which is no field
+	var want bytes.Buffer
+	if err := encoder(&want, "").Encode(withLists(whole)); err != nil {
+		t.Fatal(err)
+	}
+	for _, listed := range []int{0, 1, 40, len(whole.Flows)} {
+		r := *whole
+		r.Flows, r.Rest = whole.Flows[:listed], slices.Values(whole.Flows[listed:])
+		var got bytes.Buffer
+		if err := JSON(&got, &r); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want.String(), got.String()); diff != "" {
+			t.Errorf("%d flows listed (-want +got):\n%s", listed, diff)
+		}
+		if len(r.Flows) != listed {
+			t.Errorf("JSON changed the report")
+		}
+	}
+	if err := JSON(broken{}, whole); err == nil || err.Error() != "write report: disk full" {
+		t.Errorf("on a full disk: %v", err)
 	}
 }

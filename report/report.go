@@ -2,7 +2,10 @@
 // imports no sensor: a report that was made on another machine renders here.
 package report
 
-import "time"
+import (
+	"iter"
+	"time"
+)
 
 // Schema is the name of the report's form. Fields may be added under this
 // name; those that are there keep their names and meaning.
@@ -18,15 +21,30 @@ type Report struct {
 	Verdict      Verdict       `json:"verdict"`
 	Translations []Translation `json:"translations"`
 	Legs         Legs          `json:"legs"`
-	Findings     []Finding     `json:"findings"`
-	Sensors      []Sensor      `json:"sensors"`
-	Evidence     []Evidence    `json:"evidence"`
+	// Continuations are further flows that carry on where the request was
+	// delivered: connections of a proxy's own.
+	Continuations []Continuation `json:"continuations,omitempty"`
+	Findings      []Finding      `json:"findings"`
+	Sensors       []Sensor       `json:"sensors"`
+	Evidence      []Evidence     `json:"evidence"`
 	// Tries are the further probes of "-c N", the explained one included, in
-	// the order in which they were sent.
+	// the order in which they were sent, or the queries of dns.
 	Tries []Try `json:"tries,omitempty"`
 	// Notes are limits of what could be seen, in words: what lies beyond the
 	// last interface, where policy may treat the probe differently.
 	Notes []string `json:"notes,omitempty"`
+	// Captures are the files that were read, and Flows what they hold, the worst
+	// first; nil when none were read. Without legs the report is a table of flows,
+	// and the verdict that of the worst one.
+	Captures []Capture `json:"captures,omitzero"`
+	Flows    []Flow    `json:"flows,omitzero"`
+	Totals   *Totals   `json:"totals,omitempty"`
+	// Traced is set when all flows of the source were followed: then Flows are
+	// those, and verdict, legs, findings and evidence are of one of them.
+	Traced *Traced `json:"traced,omitempty"`
+	// Rest yields flows that follow Flows, so that a report of very many needs no
+	// memory for all of them; nil for none. JSON writes them, too, Text does not.
+	Rest iter.Seq[Flow] `json:"-"`
 }
 
 // Tool is the program that made the report.
@@ -36,9 +54,10 @@ type Tool struct {
 
 // Request is what was asked.
 type Request struct {
-	// Kind is the command: ping, ping6, tcp.
+	// Kind is the command: ping, ping6, tcp, analyze.
 	Kind string `json:"kind"`
-	// Target is as typed, Address the one it was resolved to.
+	// Target is as typed, Address the one it was resolved to. Of analyze it is the
+	// names of the files.
 	Target  string `json:"target"`
 	Address string `json:"address,omitempty"`
 	Source  Source `json:"source"`
@@ -48,15 +67,23 @@ type Request struct {
 	// Resolved says how the name became the address: "hosts file", "DNS
 	// server 192.0.2.53"; empty when the target was an address.
 	Resolved string `json:"resolved,omitempty"`
+	// Selection says which flows of captures were asked for: "--dport 443"; empty
+	// for all.
+	Selection string `json:"selection,omitempty"`
 }
 
 // Source is where the probe was sent from.
 type Source struct {
-	// Kind is host, netns, pid or container.
+	// Kind is host, netns, pid or container; capture where files were read.
 	Kind   string `json:"kind"`
 	Name   string `json:"name"`
 	Engine string `json:"engine,omitempty"`
-	NetNS  string `json:"netns"`
+	// ID is the engine's, of a container.
+	ID    string `json:"id,omitempty"`
+	NetNS string `json:"netns"`
+	// Note says whose network namespace it is where that is not the container's
+	// own: another container's, a pod's, the host's.
+	Note string `json:"note,omitempty"`
 }
 
 // Outcome is how the exchange ended.
@@ -114,6 +141,26 @@ type Rule struct {
 	Handle  uint64 `json:"handle,omitempty"`
 	Text    string `json:"text"`
 	Comment string `json:"comment,omitempty"`
+	// Owner is the program that the rule belongs to; zero where none is certain.
+	Owner Owner `json:"owner,omitzero"`
+}
+
+// Owner is the program whose table or chain a rule stands in, and which writes it
+// anew when it starts or reloads, and what the rule is for there. What is not
+// certain is empty.
+type Owner struct {
+	// Tool is docker, podman, cni, firewalld, ufw, kube-proxy, libvirt or fail2ban.
+	Tool string `json:"tool"`
+	// Network is a container network by the engine's name, Bridge its interface.
+	Network string `json:"network,omitempty"`
+	Bridge  string `json:"bridge,omitempty"`
+	// Zone and Policy are firewalld's. Service is one of Kubernetes:
+	// "namespace/name:port".
+	Zone    string `json:"zone,omitempty"`
+	Policy  string `json:"policy,omitempty"`
+	Service string `json:"service,omitempty"`
+	// Purpose is what the engine calls such a rule: MASQUERADE, ICC.
+	Purpose string `json:"purpose,omitempty"`
 }
 
 // Translation is what NAT did to one field on one leg's flow, once per flow.
@@ -131,6 +178,27 @@ type Translation struct {
 	Rule       *Rule      `json:"rule,omitempty"`
 	Confidence Confidence `json:"confidence"`
 	Evidence   []string   `json:"evidence"`
+}
+
+// Continuation is the way of a flow that a process began because of the
+// request: that it did so is never observed, as what the flow met is.
+type Continuation struct {
+	// Kind is proxy, or resolver for a DNS query that a name server passed on.
+	Kind string `json:"kind"`
+	// NetNS is where the flow begins, Process who began it.
+	NetNS   string `json:"netns"`
+	Process string `json:"process,omitempty"`
+	// Packet names the flow's first packet as its protocol does.
+	Packet string `json:"packet,omitempty"`
+	// Summary says why it is taken for a continuation; Confidence is that of this
+	// statement, Evidence what it rests on.
+	Summary    string     `json:"summary"`
+	Confidence Confidence `json:"confidence"`
+	Evidence   []string   `json:"evidence"`
+	// Verdict is the answer about this flow alone.
+	Verdict      Verdict       `json:"verdict"`
+	Translations []Translation `json:"translations"`
+	Legs         Legs          `json:"legs"`
 }
 
 // Legs are the two directions.
@@ -171,7 +239,7 @@ type Tuple struct {
 // Step is one thing that happened to the packet.
 type Step struct {
 	// Kind is rule, policy, conntrack, nat, route, bridge, neighbour, proxy,
-	// drop, reject or deliver.
+	// tunnel, drop, reject or deliver.
 	Kind       string     `json:"kind"`
 	Text       string     `json:"text"`
 	Hook       string     `json:"hook,omitempty"`
@@ -210,7 +278,7 @@ type Sensor struct {
 // Evidence is one thing that a sensor saw, or that was read.
 type Evidence struct {
 	ID string `json:"id"`
-	// Kind is sighting, conntrack, rule or drop for what sensors saw; link,
+	// Kind is sighting, conntrack, rule or drop for what sensors saw; file, process, link,
 	// address, neighbour, route, setting, counter, filter, chain or bridge, and also
 	// rule and conntrack, for what was read (docs/report.md).
 	Kind    string    `json:"kind"`
@@ -225,4 +293,19 @@ type Try struct {
 	Packet  string        `json:"packet"`
 	Outcome Outcome       `json:"outcome"`
 	Elapsed time.Duration `json:"elapsed_ns,omitempty"`
+	// Query is set for a DNS query.
+	Query *Query `json:"query,omitempty"`
+}
+
+// Query is what a DNS query asked, and what was answered.
+type Query struct {
+	Server string `json:"server"`
+	Name   string `json:"name"`
+	// Type is that of the wanted record: A or AAAA. Over is udp or tcp.
+	Type string `json:"type"`
+	Over string `json:"over"`
+	// Addresses are those in the answer; Said is what it says, or what became of
+	// the query, when there are none ("NXDOMAIN", "no answer within 5s").
+	Addresses []string `json:"addresses"`
+	Said      string   `json:"said,omitempty"`
 }

@@ -69,7 +69,7 @@ const (
 var (
 	firewalld = &Rule{
 		Backend: "nft", Family: "ip6", Table: "firewalld", Chain: "nat_POST_public_allow", Handle: 212,
-		Text: `oifname != "lo" masquerade`,
+		Text: `oifname != "lo" masquerade`, Owner: Owner{Tool: "firewalld", Zone: "public"},
 	}
 	snpt = &Rule{
 		Backend: "iptables-legacy", Family: "ip6", Table: "mangle", Chain: "POSTROUTING", Number: 1,
@@ -242,7 +242,8 @@ func replyDropped() *Report {
 	}
 	masquerade := &Rule{
 		Backend: "iptables-legacy", Family: "ip", Table: "nat", Chain: "POSTROUTING", Number: 1,
-		Text: "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE",
+		Text:  "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE",
+		Owner: Owner{Tool: "docker", Network: "bridge", Bridge: "docker0", Purpose: "MASQUERADE"},
 	}
 	out, outside := echo4("172.17.0.2", "192.0.2.80", 8), echo4("10.254.10.252", "192.0.2.80", 8)
 	r.Verdict = Verdict{
@@ -310,5 +311,6 @@ func samples() map[string]func() *Report {
 	return map[string]func() *Report{
 		"replied": replied, "opaque": opaque, "dropped-by-policy": droppedByPolicy, "rejected": rejected,
 		"reply-dropped": replyDropped, "inconclusive": inconclusive, "hostile": hostile,
+		"ping-pair": pingPair, "flows": manyFlows, "no-flows": noFlows, "flows-selected": selected,
 	}
 }

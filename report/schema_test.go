@@ -19,12 +19,18 @@ import (
 var words = map[string][]any{
 	"Outcome":           {Replied, Delivered, Dropped, Rejected, Lost, Unsent, Inconclusive},
 	"Confidence":        {Observed, Reconstructed, Assumed},
-	"Source.kind":       {"host", "netns", "pid", "container"},
+	"Source.kind":       {"host", "netns", "pid", "container", "capture"},
 	"Verdict.leg":       {"request", "reply"},
 	"Translation.kind":  {"masquerade", "snat", "dnat", "redirect", "netmap", "nptv6", "stateless", "unknown"},
 	"Translation.field": {"source", "destination"},
 	"Hop.role":          {"container", "veth", "bridge", "uplink", "tunnel", "router", "loopback", "other"},
 	"Hop.direction":     {"ingress", "egress"},
+	"Place.direction":   {"ingress", "egress"},
+	"Flow.leg":          {"request", "reply"},
+	"FlowPoint.leg":     {"request", "reply"},
+	"Fall.leg":          {"request", "reply"},
+	"Continuation.kind": {"proxy", "resolver"},
+	"Query.over":        {"udp", "tcp"},
 	"Step.kind":         {"rule", "policy", "conntrack", "nat", "route", "bridge", "neighbour", "proxy", "drop", "reject", "deliver"},
 	"Finding.severity":  {"error", "warning", "note"},
 	"Sensor.state":      {"ok", "degraded", "absent"},
@@ -84,7 +90,14 @@ func refine(s *jsonschema.Schema, of reflect.Type, used map[string]bool) {
 		}
 		s.AdditionalProperties = nil
 		for field := range of.Fields() {
+			if field.Anonymous { // its fields are those of the whole
+				refine(s, field.Type, used)
+				continue
+			}
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			if name == "-" {
+				continue
+			}
 			refine(s.Properties[name], field.Type, used)
 			choose(s.Properties[name], of.Name()+"."+name)
 		}

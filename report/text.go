@@ -40,25 +40,22 @@ type TextOptions struct {
 }
 
 // Text writes a report for people: the verdict, the way of the request and of
-// the reply with what happened on it, findings, and what could not be observed.
+// the reply with what happened on it, or a table of flows, findings, what could
+// not be observed, and the captures that were read.
 // All of the report's text is escaped.
 func Text(w io.Writer, r *Report, o TextOptions) error {
 	p := &printer{o: o, width: o.Width}
 	if p.width <= 0 {
 		p.width = 80
 	}
-	p.header(r)
-	p.verdict(r)
-	p.tries(r.Tries)
-	if o.Detail == DetailMinimal {
-		p.translations(r.Translations)
+	if r.Totals != nil && len(r.Legs.Request)+len(r.Legs.Reply) == 0 {
+		p.table(r)
 	} else {
-		columns := p.columns(r)
-		p.leg("request", r.Legs.Request, r, columns)
-		p.leg("reply", r.Legs.Reply, r, columns)
+		p.answer(r)
 	}
 	p.findings(r.Findings)
 	p.limits(r)
+	p.captures(r.Captures)
 	if o.Detail == DetailFull {
 		p.evidence(r.Evidence)
 	}
@@ -66,6 +63,41 @@ func Text(w io.Writer, r *Report, o TextOptions) error {
 		return fmt.Errorf("write report: %w", err)
 	}
 	return nil
+}
+
+// answer prints what became of one packet.
+func (p *printer) answer(r *Report) {
+	p.header(r)
+	if r.Traced != nil && r.Traced.Command != nil {
+		p.ended(r.Traced.Command)
+	}
+	p.verdict(r)
+	p.tries(r.Tries)
+	if r.Traced != nil {
+		p.traced(r)
+		p.explainedTitle(r)
+	}
+	if p.o.Detail == DetailMinimal {
+		p.translations(r.Translations)
+		return
+	}
+	columns := p.columns(r)
+	p.leg("request", r.Legs.Request, r, columns)
+	p.leg("reply", r.Legs.Reply, r, columns)
+	for i := range r.Continuations {
+		p.continuation(&r.Continuations[i], r, columns)
+	}
+}
+
+// continuation prints the way of a flow that carried the request on, as one that
+// stands by itself.
+func (p *printer) continuation(c *Continuation, r *Report, columns columns) {
+	p.title("carried on by " + cmp.Or(c.Process, "the name server"))
+	p.hanging("  ", 2, 2, span{text: c.Summary}, confidence(c.Confidence), p.ids(c.Evidence))
+	further := *r
+	further.Verdict, further.Legs = c.Verdict, c.Legs
+	p.leg("request", c.Legs.Request, &further, columns)
+	p.leg("reply", c.Legs.Reply, &further, columns)
 }
 
 func (p *printer) header(r *Report) {
@@ -78,10 +110,16 @@ func (p *printer) header(r *Report) {
 		target += " (" + a + ")"
 	}
 	spans := []span{{text: source + " → " + target, tone: strong}}
+	if r.Request.Source.Kind == "capture" {
+		spans[0].text = r.Request.Target // the files
+	}
 	if r.Request.Packet != "" {
 		spans = append(spans, span{text: r.Request.Packet, gap: 3, together: true})
 	}
 	p.flow("", 2, spans...)
+	if r.Request.Source.Note != "" {
+		p.flow("", 2, span{text: r.Request.Source.Note, tone: faint})
+	}
 	if r.Request.Resolved != "" && r.Request.Address != r.Request.Target {
 		p.flow("", 2, span{text: "address from " + r.Request.Resolved, tone: faint})
 	}
@@ -171,6 +209,10 @@ func placeOf(netns, iface, hook string) string {
 }
 
 func (p *printer) tries(tries []Try) {
+	if len(tries) > 0 && tries[0].Query != nil {
+		p.queries(tries)
+		return
+	}
 	if len(tries) < 2 {
 		return
 	}
@@ -212,6 +254,26 @@ func (p *printer) tries(tries []Try) {
 	}
 }
 
+// queries prints what each name server was asked, and what it answered.
+func (p *printer) queries(tries []Try) {
+	p.title("queries")
+	for _, t := range tries {
+		q := t.Query
+		said := strings.Join(q.Addresses, ", ")
+		if said == "" {
+			said = q.Said
+		}
+		if t.Elapsed > 0 {
+			said += ", " + milliseconds(t.Elapsed)
+		}
+		over := ""
+		if q.Over != "udp" {
+			over = " over " + strings.ToUpper(q.Over)
+		}
+		p.hanging("  ", 4, 4, span{text: q.Server + over + ":"}, span{text: q.Type + " " + q.Name}, span{text: said, gap: 2})
+	}
+}
+
 func (p *printer) translations(translations []Translation) {
 	if len(translations) == 0 {
 		return
@@ -219,7 +281,11 @@ func (p *printer) translations(translations []Translation) {
 	p.title("translations")
 	for i := range translations {
 		t := &translations[i]
-		p.hanging("  ", 4, 4, span{text: placeOf(t.NetNS, t.Interface, t.Hook) + ": " + t.Kind + ","},
+		place := placeOf(t.NetNS, t.Interface, t.Hook)
+		if place != "" {
+			place += ":"
+		}
+		p.hanging("  ", 4, 4, span{text: place}, span{text: t.Kind + ","},
 			span{text: t.Field + " " + t.From + " → " + t.To, tone: change}, confidence(t.Confidence))
 		if t.Rule != nil {
 			p.flow("    ", 4, ruleSpans(t.Rule)...)
@@ -236,7 +302,11 @@ const widestColumn = 20
 
 func (p *printer) columns(r *Report) columns {
 	var c columns
-	for hop := range slices.Values(slices.Concat(r.Legs.Request, r.Legs.Reply)) {
+	hops := slices.Concat(r.Legs.Request, r.Legs.Reply)
+	for i := range r.Continuations {
+		hops = slices.Concat(hops, r.Continuations[i].Legs.Request, r.Continuations[i].Legs.Reply)
+	}
+	for hop := range slices.Values(hops) {
 		c.netns = max(c.netns, min(lipgloss.Width(p.clean(placeName(&hop))), widestColumn))
 		c.iface = max(c.iface, min(lipgloss.Width(p.clean(interfaceName(&hop))), widestColumn))
 	}
@@ -259,7 +329,8 @@ func interfaceName(h *Hop) string { return cmp.Or(h.Interface, "local") }
 func (p *printer) leg(name string, hops []Hop, r *Report, c columns) {
 	ended := r.Verdict.Leg == name && r.Verdict.Outcome != Replied && r.Verdict.Outcome != Delivered
 	if len(hops) == 0 {
-		if ended || name == "request" {
+		// A name may be known without a packet, and data be lost that came unasked.
+		if ended || name == "request" && r.Verdict.Outcome != Replied && len(r.Legs.Reply) == 0 {
 			p.title(name)
 			p.flow("  ", 2, span{text: "not seen anywhere"})
 		}
@@ -432,7 +503,7 @@ func ruleSays(s *Step) bool {
 	return s.Rule != nil && s.Kind != "nat" && strings.Contains(strings.ToLower(s.Rule.Text), strings.ToLower(s.Text))
 }
 
-// ruleSpans returns a rule as its owner wrote it, and where it is.
+// ruleSpans returns a rule as its owner wrote it, where it is, and who that is.
 func ruleSpans(r *Rule) []span {
 	backend := r.Backend
 	family := r.Family
@@ -454,6 +525,9 @@ func ruleSpans(r *Rule) []span {
 		spans = append(spans, span{text: r.Text, gap: 2, whole: true})
 	}
 	spans = append(spans, span{text: where, gap: 2, together: true, tone: faint})
+	if owner := r.Owner.String(); owner != "" {
+		spans = append(spans, span{text: owner, gap: 2, together: true, tone: faint})
+	}
 	if r.Comment != "" && !strings.Contains(r.Text, r.Comment) {
 		spans = append(spans, span{text: "# " + r.Comment, gap: 2, together: true, tone: faint})
 	}
@@ -511,7 +585,11 @@ func (p *printer) evidence(evidence []Evidence) {
 	}
 	p.title("evidence")
 	for _, e := range evidence {
-		p.hanging("  ", 4, 4, span{text: e.ID, tone: strong}, span{text: placeName(&Hop{Machine: e.Machine, NetNS: e.NetNS}) + ": " + e.Text})
+		place := placeName(&Hop{Machine: e.Machine, NetNS: e.NetNS})
+		if place != "" {
+			place += ":"
+		}
+		p.hanging("  ", 4, 4, span{text: e.ID, tone: strong}, span{text: place}, span{text: e.Text})
 	}
 }
 

@@ -65,6 +65,18 @@ func TestTextGolden(t *testing.T) {
 			golden(t, filepath.Join("testdata", name+".txt"), []byte(text(t, replied(), o)))
 		})
 	}
+	tables := map[string]TextOptions{
+		"flows-minimal": {Unicode: true, Detail: DetailMinimal},
+		"flows-full":    {Unicode: true, Detail: DetailFull},
+		"flows-ascii":   {Detail: DetailMinimal},
+		"flows-wide":    {Unicode: true, Detail: DetailMinimal, Width: 160},
+		"flows-color":   {Unicode: true, Detail: DetailMinimal, Color: true},
+	}
+	for name, o := range tables {
+		t.Run(name, func(t *testing.T) {
+			golden(t, filepath.Join("testdata", name+".txt"), []byte(text(t, manyFlows(), o)))
+		})
+	}
 }
 
 // TestTextWidth proves that nothing but rules and commands is longer than the
@@ -135,19 +147,21 @@ func TestTextWholeCommands(t *testing.T) {
 // TestTextHostile proves that no text of a report reaches the terminal as
 // anything but printable characters, at any detail.
 func TestTextHostile(t *testing.T) {
-	for _, detail := range []Detail{DetailMinimal, DetailSummary, DetailFull} {
-		got := text(t, hostile(), TextOptions{Unicode: true, Detail: detail})
-		for _, r := range got {
-			if r != '\n' && !unicode.IsPrint(r) {
-				t.Errorf("detail %s: %U is printed as it is", detail, r)
+	for name, sample := range map[string]func() *Report{"one packet": hostile, "flows": hostileTable} {
+		for _, detail := range []Detail{DetailMinimal, DetailSummary, DetailFull} {
+			got := text(t, sample(), TextOptions{Unicode: true, Detail: detail})
+			for _, r := range got {
+				if r != '\n' && !unicode.IsPrint(r) {
+					t.Errorf("%s, detail %s: %U is printed as it is", name, detail, r)
+				}
 			}
-		}
-		if regexp.MustCompile(`(?m)^REPLIED`).MatchString(got) {
-			t.Errorf("detail %s: a line break of the input starts a line:\n%s", detail, got)
-		}
-		for _, r := range text(t, hostile(), TextOptions{Detail: detail}) {
-			if r > unicode.MaxASCII {
-				t.Errorf("detail %s: %U in ASCII output", detail, r)
+			if regexp.MustCompile(`(?m)^REPLIED`).MatchString(got) {
+				t.Errorf("%s, detail %s: a line break of the input starts a line:\n%s", name, detail, got)
+			}
+			for _, r := range text(t, sample(), TextOptions{Detail: detail}) {
+				if r > unicode.MaxASCII {
+					t.Errorf("%s, detail %s: %U in ASCII output", name, detail, r)
+				}
 			}
 		}
 	}

@@ -31,6 +31,9 @@ type ArmConfig struct {
 	NetNS *netns.NS
 	Name  string
 	Match Match
+	// Traffic is armed for in place of Match when it is set; Budget and Conntrack
+	// do not count then.
+	Traffic *Traffic
 	// Budget is how many packets each part traces at most (the stateless
 	// chains, those on conntrack's tuple, and the bridge chain have a budget
 	// each); 0 means DefaultBudget.
@@ -54,6 +57,7 @@ type Arming struct {
 // part is one table.
 type part struct {
 	table  nftables.Table
+	sets   []set
 	chains []armingChain
 }
 
@@ -83,8 +87,16 @@ var armings atomic.Uint32
 // not be armed although the rest could is in Missing.
 func Arm(cfg ArmConfig) (*Arming, error) {
 	a := &Arming{name: cfg.Name}
-	if !cfg.Match.Target.IsValid() {
+	switch {
+	case cfg.Traffic != nil:
+		if len(cfg.Traffic.versions()) == 0 {
+			return nil, fmt.Errorf("arm %s: the source has no address", cfg.Name)
+		}
+	case !cfg.Match.Target.IsValid():
 		return nil, fmt.Errorf("arm %s: the flow has no target address", cfg.Name)
+	}
+	if cfg.Match.Target.IsUnspecified() && (cfg.Match.TargetPort == 0 || cfg.Match.SourcePort != 0) {
+		return nil, fmt.Errorf("arm %s: a flow to any address is known by its target's port alone", cfg.Name)
 	}
 	if cfg.Budget <= 0 {
 		cfg.Budget = DefaultBudget
@@ -97,31 +109,9 @@ func Arm(cfg ArmConfig) (*Arming, error) {
 		if err != nil {
 			return err
 		}
-		family := "ip"
-		if cfg.Match.Target.Is6() {
-			family = "ip6"
-		}
-		tables := []part{{
-			table:  nftables.Table{Family: nftables.TableFamily(familyNumber(family))},
-			chains: statelessChains(cfg, lowest(chains, family), Prerouting, Output),
-		}}
-		if slices.ContainsFunc(chains, func(ch chain) bool { return ch.family == "bridge" && ch.base && !ch.owned }) {
-			tables = append(tables, part{
-				table:  nftables.Table{Family: nftables.TableFamilyBridge},
-				chains: statelessChains(cfg, lowest(chains, "bridge"), Prerouting),
-			})
-		}
-		if chains := deviceChains(cfg, chains); chains != nil {
-			tables = append(tables, part{table: nftables.Table{Family: nftables.TableFamilyNetdev}, chains: chains})
-		}
-		track := cfg.Conntrack == ConntrackAlways
-		if cfg.Conntrack == ConntrackAuto {
-			if track, err = tracked(c, cfg.NetNS, family); err != nil {
-				a.missing = append(a.missing, fmt.Errorf("whether connection tracking is on: %w", err))
-			}
-		}
-		if track {
-			tables[0].chains = append(tables[0].chains, conntrackChains(cfg)...)
+		tables, err := a.plan(c, &cfg, chains)
+		if err != nil {
+			return err
 		}
 		name := freeName(chains)
 		for i := range tables {
@@ -160,6 +150,41 @@ func Arm(cfg ArmConfig) (*Arming, error) {
 	return a, nil
 }
 
+// plan is what is to be added beside the chains of others.
+func (a *Arming) plan(c *netlink.Conn, cfg *ArmConfig, chains []chain) ([]part, error) {
+	track := func(family string) bool {
+		on, err := tracked(c, cfg.NetNS, family)
+		if err != nil {
+			a.missing = append(a.missing, fmt.Errorf("whether connection tracking is on: %w", err))
+		}
+		return on
+	}
+	if cfg.Traffic != nil {
+		return cfg.Traffic.parts(chains, map[string]bool{"ip": track("ip"), "ip6": track("ip6")}), nil
+	}
+	family := "ip"
+	if cfg.Match.Target.Is6() {
+		family = "ip6"
+	}
+	tables := []part{{
+		table:  nftables.Table{Family: nftables.TableFamily(familyNumber(family))},
+		chains: statelessChains(*cfg, lowest(chains, family), Prerouting, Output),
+	}}
+	if slices.ContainsFunc(chains, func(ch chain) bool { return ch.family == "bridge" && ch.base && !ch.owned }) {
+		tables = append(tables, part{
+			table:  nftables.Table{Family: nftables.TableFamilyBridge},
+			chains: statelessChains(*cfg, lowest(chains, "bridge"), Prerouting),
+		})
+	}
+	if chains := deviceChains(*cfg, chains); chains != nil {
+		tables = append(tables, part{table: nftables.Table{Family: nftables.TableFamilyNetdev}, chains: chains})
+	}
+	if cfg.Conntrack == ConntrackAlways || cfg.Conntrack == ConntrackAuto && track(family) {
+		tables[0].chains = append(tables[0].chains, conntrackChains(*cfg)...)
+	}
+	return tables, nil
+}
+
 // Close removes what Arm added. It may be called twice.
 func (a *Arming) Close() error {
 	a.once.Do(func() {
@@ -188,6 +213,9 @@ func (a *Arming) Describe() string {
 	var b strings.Builder
 	for _, p := range a.parts {
 		fmt.Fprintf(&b, "table %s %s { # in %s, owned by pathtrace's socket\n", familyName(uint8(p.table.Family)), p.table.Name, a.name)
+		for i := range p.sets {
+			fmt.Fprintf(&b, "\t%s\n", p.sets[i].words())
+		}
 		for _, ch := range p.chains {
 			fmt.Fprintf(&b, "\tchain %s {\n", ch.name)
 			if ch.hook != "" {
@@ -280,6 +308,11 @@ func createOwned(c *netlink.Conn, t nftables.Table) error {
 // as a whole.
 func (a *Arming) fill(p *part) error {
 	policy := nftables.ChainPolicyAccept
+	for i := range p.sets {
+		if err := p.sets[i].add(a.conn, &p.table, uint32(i+1)); err != nil {
+			return err
+		}
+	}
 	for _, ch := range p.chains {
 		added := &nftables.Chain{Name: ch.name, Table: &p.table}
 		if ch.hook != "" {
@@ -338,40 +371,51 @@ func stateless(cfg ArmConfig, bothVersions bool) (l limits, entry []selector) {
 // deviceChains returns the chains that mark packets at a device, before the
 // chains that others have there; nil when nobody has any.
 func deviceChains(cfg ArmConfig, chains []chain) []armingChain {
-	type place struct {
-		hook   Hook
-		device string
-	}
-	var places []place
-	first := make(map[place]int)
-	for _, ch := range chains {
-		if !ch.base || ch.owned || ch.hook != IngressHook && ch.hook != EgressHook {
-			continue
-		}
-		for _, device := range ch.devices {
-			at := place{ch.hook, device}
-			if _, known := first[at]; !known {
-				places, first[at] = append(places, at), statelessPriority
-			}
-			first[at] = max(min(first[at], ch.priority-1), -1<<31)
-		}
-	}
+	places := devicePlaces(chains)
 	if places == nil {
 		return nil
 	}
 	l, entry := stateless(cfg, true)
 	for i, at := range places {
 		l.chains = append(l.chains, armingChain{
-			name: fmt.Sprintf("%s-%d", at.hook, i), hook: at.hook, device: at.device, priority: first[at], rules: entry,
+			name: fmt.Sprintf("%s-%d", at.hook, i), hook: at.hook, device: at.device, priority: at.priority, rules: entry,
 		})
 	}
 	return l.chains
+}
+
+// devicePlace is a hook of a device, and the priority below that of every chain
+// there.
+type devicePlace struct {
+	hook     Hook
+	device   string
+	priority int
+}
+
+// devicePlaces are those where others have chains.
+func devicePlaces(chains []chain) []devicePlace {
+	var places []devicePlace
+	for _, ch := range chains {
+		if !ch.base || ch.owned || ch.hook != IngressHook && ch.hook != EgressHook {
+			continue
+		}
+		for _, device := range ch.devices {
+			at := slices.IndexFunc(places, func(p devicePlace) bool { return p.hook == ch.hook && p.device == device })
+			if at < 0 {
+				at = len(places)
+				places = append(places, devicePlace{ch.hook, device, statelessPriority})
+			}
+			places[at].priority = max(min(places[at].priority, ch.priority-1), -1<<31)
+		}
+	}
+	return places
 }
 
 // conntrackChains returns the chains that match conntrack's original tuple. It
 // is the same for the flow's packets and for the ICMP errors about them.
 func conntrackChains(cfg ArmConfig) []armingChain {
 	f := cfg.Match.flow()
+	f.Carried = false // conntrack knows the outer packets by tuples of their own
 	tight, loose := f.conntrackSelectors()
 	const prefix = "ct-"
 	l := limited(cfg.Budget, prefix, tight, loose)

@@ -2,6 +2,7 @@ package ruletrace
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -13,8 +14,20 @@ import (
 // Ruleset are the rules of a namespace as text.
 type Ruleset struct {
 	Chains []Chain
-	// incomplete says that there may be chains that are not listed.
-	incomplete bool
+	// Incomplete says that there may be chains that are not listed.
+	Incomplete bool
+	// index has the places of chains, once they are sorted.
+	index map[chainID]int
+}
+
+// chainID names a chain: legacy tables have their own.
+type chainID struct {
+	family, table, name string
+	legacy              bool
+}
+
+func (b *BaseChain) id() chainID {
+	return chainID{b.Family, b.Table, b.Name, b.Backend == IPTablesLegacy}
 }
 
 // Chain is a chain with its rules. Type, Hook, Priority and Policy are those of
@@ -36,6 +49,33 @@ func (s *Ruleset) sort() {
 			cmp.Compare(slices.Index(hooks, a.Hook), slices.Index(hooks, b.Hook)), cmp.Compare(a.Priority, b.Priority),
 			cmp.Compare(a.Family, b.Family), cmp.Compare(a.Table, b.Table), cmp.Compare(a.Name, b.Name))
 	})
+	s.index = make(map[chainID]int, len(s.Chains))
+	for i := range s.Chains {
+		s.index[s.Chains[i].id()] = i
+	}
+}
+
+// UnmarshalJSON reads a ruleset that was saved.
+func (s *Ruleset) UnmarshalJSON(data []byte) error {
+	type plain Ruleset
+	if err := json.Unmarshal(data, (*plain)(s)); err != nil {
+		return err
+	}
+	s.sort()
+	return nil
+}
+
+// chain finds a chain, nil when there is none.
+func (s *Ruleset) chain(id chainID) *Chain {
+	i, ok := s.index[id]
+	if s.index == nil {
+		i = slices.IndexFunc(s.Chains, func(c Chain) bool { return c.id() == id })
+		ok = i >= 0
+	}
+	if !ok {
+		return nil
+	}
+	return &s.Chains[i]
 }
 
 // Class is a set of packets that a ruleset is asked about: all that have what is
@@ -58,6 +98,8 @@ type Class struct {
 	// rewritten says that a rule may have changed the addresses and ports: none
 	// of them is known any more.
 	rewritten bool
+	// redirected says that the destination may have been translated.
+	redirected bool
 }
 
 // Course is what a base chain may do with the packets of a class.
@@ -128,7 +170,7 @@ func (s *Ruleset) Courses(hook Hook, class Class) (courses []Course, ok bool) {
 		}
 		courses = append(courses, Course{Base: c.BaseChain, Ends: ends})
 	}
-	return courses, !s.incomplete
+	return courses, !s.Incomplete
 }
 
 // The bounds of a walk: rules that are looked at, and chains within chains (the
@@ -209,14 +251,7 @@ func (w *courseWalk) jump(rule Rule, target string, sure bool, depth int) (ends 
 
 // find is a chain of the table that a rule is in.
 func (s *Ruleset) find(from Rule, name string) *Chain {
-	i := slices.IndexFunc(s.Chains, func(c Chain) bool {
-		return c.Name == name && c.Family == from.Family && c.Table == from.Table &&
-			(c.Backend == IPTablesLegacy) == (from.Backend == IPTablesLegacy)
-	})
-	if i < 0 {
-		return nil
-	}
-	return &s.Chains[i]
+	return s.chain(chainID{from.Family, from.Table, name, from.Backend == IPTablesLegacy})
 }
 
 // met is what a rule does with a class.

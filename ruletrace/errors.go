@@ -46,6 +46,7 @@ func (e *PermissionError) Unwrap() error { return e.Err }
 // it is missing or failed, or the rule is no longer there. The hit has what is
 // known without it.
 type UnresolvedError struct {
+	// NetNS is empty for rules that were read from a file.
 	NetNS string
 	Rule  Rule
 	// Reason says why, as a clause.
@@ -56,7 +57,11 @@ type UnresolvedError struct {
 
 // Error implements error.
 func (e *UnresolvedError) Error() string {
-	text := fmt.Sprintf("rule text of %s %s %s in %s: %s", e.Rule.Family, e.Rule.Table, e.Rule.Chain, e.NetNS, e.Reason)
+	text := fmt.Sprintf("rule text of %s %s %s", e.Rule.Family, e.Rule.Table, e.Rule.Chain)
+	if e.NetNS != "" {
+		text += " in " + e.NetNS
+	}
+	text += ": " + e.Reason
 	if e.Err != nil {
 		text += ": " + e.Err.Error()
 	}

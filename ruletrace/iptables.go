@@ -1,6 +1,7 @@
 package ruletrace
 
 import (
+	"fmt"
 	"strings"
 )
 
@@ -89,6 +90,34 @@ func savedVerdict(rule string, isChain func(string) bool) (verdict Verdict, targ
 		return Continue, ""
 	}
 	return VerdictUnknown, ""
+}
+
+// tell fills in what the table says about a hit that has a number: the rule's
+// text, verdict and comment, or the policy's. A "policy" or "return" that is in
+// truth the chain's last rule becomes a rule's hit; see Resolver.Resolve. reason
+// is not empty when the table does not agree with the hit.
+func (t *savedTable) tell(hit *Hit) (reason string) {
+	rule := &hit.Rule
+	chain := t.chains[rule.Chain]
+	switch {
+	case chain == nil:
+		return "the chain is no longer there"
+	case rule.Number >= 1 && rule.Number <= len(chain.rules):
+		hit.Kind = HitRule
+		rule.Text = chain.rules[rule.Number-1]
+		rule.Comment = savedComment(rule.Text)
+		hit.Verdict, hit.Target = t.savedVerdict(rule.Text)
+	case hit.Kind == HitPolicy:
+		rule.Number = 0
+		rule.Text = fmt.Sprintf(":%s %s", rule.Chain, chain.policy)
+		hit.Verdict = policyVerdict(chain.policy)
+	case hit.Kind == HitReturn:
+		rule.Number = 0
+		hit.Verdict = Return
+	default:
+		return "the rule is no longer there"
+	}
+	return ""
 }
 
 // policyVerdict turns iptables' word for a policy into a verdict.

@@ -21,6 +21,16 @@ func legacyChain(table string, hook Hook) (chainType string, priority int) {
 	return "filter", 0
 }
 
+// savedHook is the hook that calls a chain of iptables, empty for a user chain.
+func savedHook(table, chain string) Hook {
+	for _, hook := range legacyHooks(table) {
+		if chain == strings.ToUpper(string(hook)) {
+			return hook
+		}
+	}
+	return ""
+}
+
 // legacyHooks are the hooks of a legacy table's base chains.
 func legacyHooks(table string) []Hook {
 	switch table {

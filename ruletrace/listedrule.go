@@ -260,7 +260,7 @@ func (c Class) tracked(key string) subject {
 		return subject{2, whole, c.state}
 	case "status":
 		return subject{2, whole, func(v string) share {
-			if v == "dnat" {
+			if v == "dnat" && !c.redirected {
 				return none
 			}
 			return some

@@ -48,7 +48,9 @@ import (
 // translates.
 type Match struct {
 	Proto packet.Proto
-	// Source and Target are the flow's ends. Target decides the family.
+	// Source and Target are the flow's ends. Target decides the family. An
+	// unspecified one (0.0.0.0 or ::) is any address of it: then TargetPort alone
+	// matches, and fragments do not.
 	// Source may be the zero Addr: then rules that need it are left out.
 	Source, Target netip.Addr
 	// SourcePort and TargetPort are 0 where the protocol has none or where
@@ -59,6 +61,10 @@ type Match struct {
 	ICMPID uint16
 	// Nonce is the first 16 bytes of the echo's data; nil when not known.
 	Nonce []byte
+	// Carried has VXLAN packets traced that carry a packet of the flow. The outer
+	// packet has to be of the same IP version, without options, and the inner one
+	// without VLAN tags or IPv6 extension headers.
+	Carried bool
 }
 
 // NonceBytes is the length of Match.Nonce.

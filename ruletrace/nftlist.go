@@ -9,6 +9,10 @@ import (
 type listedChain struct {
 	family, table, name string
 	rules               []listedRule
+	// hook is the line by which it is a base chain: "type filter hook …".
+	hook string
+	// dormant says that the table is out of use.
+	dormant bool
 }
 
 // listedRule is one rule: the line as nft prints it, without its handle.
@@ -17,14 +21,17 @@ type listedRule struct {
 	text   string
 }
 
-// parseList reads the output of nft -a list. A rule that nft wraps (a long
-// set) becomes one line. What is no table or chain is skipped.
+// parseList reads the output of nft list, with -a or without, in which case no
+// rule has a handle. A rule that nft wraps (a long set) becomes one line. What is
+// no table or chain is skipped.
 func parseList(text string) []listedChain {
 	var chains []listedChain
 	var family, table string
 	var chain *listedChain
 	var rule []string // the lines of the rule so far
 	depth := 0        // of other blocks: sets, maps, objects
+	handles, dormant := false, false
+	open := 0 // braces of the rule
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		body, handle := cutHandle(line)
@@ -33,18 +40,27 @@ func parseList(text string) []listedChain {
 			chains, chain = append(chains, *chain), nil
 		case chain != nil:
 			switch {
-			case line == "" || rule == nil && handle == 0 && isChainProperty(line):
-			case handle == 0:
+			case line == "":
+			case rule == nil && handle == 0 && isChainProperty(line):
+				if strings.HasPrefix(line, "type ") {
+					chain.hook = line
+				}
+			case handle == 0 && handles:
 				rule = append(rule, line)
 			default:
-				chain.rules = append(chain.rules, listedRule{handle, strings.Join(append(rule, body), " ")})
-				rule = nil
+				rule = append(rule, body)
+				if open += braces(body); open > 0 && !handles {
+					break // the rule goes on
+				}
+				chain.rules = append(chain.rules, listedRule{handle, strings.Join(rule, " ")})
+				rule, open = nil, 0
 			}
 		case depth > 0:
 			if line == "}" {
 				depth--
 			}
 		case strings.HasPrefix(body, "table ") && strings.HasSuffix(opening(line), "{"):
+			dormant = false
 			if f := strings.Fields(opening(line)); len(f) == 4 {
 				family, table = f[1], f[2]
 			} else if len(f) == 3 { // no family means ip
@@ -52,8 +68,11 @@ func parseList(text string) []listedChain {
 			}
 		case strings.HasPrefix(body, "chain ") && strings.HasSuffix(opening(line), "{"):
 			if f := strings.Fields(opening(line)); len(f) == 3 {
-				chain = &listedChain{family: family, table: table, name: f[1]}
+				chain = &listedChain{family: family, table: table, name: f[1], dormant: dormant}
+				handles = strings.Contains(line, " # handle ")
 			}
+		case strings.HasPrefix(line, "flags "):
+			dormant = strings.Contains(line, "dormant")
 		case strings.HasSuffix(opening(line), "{"):
 			depth++
 		}
@@ -67,10 +86,24 @@ func opening(line string) string {
 	return line
 }
 
-// isChainProperty reports whether a line of a chain is no rule: its hook or its
-// comment.
+// isChainProperty reports whether a line of a chain is no rule: its hook, its
+// comment, its flags.
 func isChainProperty(line string) bool {
-	return strings.HasPrefix(line, "type ") && strings.Contains(line, " hook ") || strings.HasPrefix(line, `comment "`)
+	return strings.HasPrefix(line, "type ") && strings.Contains(line, " hook ") ||
+		strings.HasPrefix(line, `comment "`) || strings.HasPrefix(line, "flags ")
+}
+
+// braces counts those that a line of nft opens.
+func braces(text string) (open int) {
+	for _, w := range split(text, quote) {
+		switch w {
+		case "{":
+			open++
+		case "}", "};":
+			open--
+		}
+	}
+	return open
 }
 
 // cutHandle takes the handle that -a adds off a line's end; 0 means none.

@@ -22,7 +22,7 @@ func (r *Resolver) ruleset(ctx context.Context, wanted func(family string, hook 
 	set := new(Ruleset)
 	var errs []error
 	if err := r.refresh(); err != nil {
-		set.incomplete = true
+		set.Incomplete = true
 		errs = append(errs, err)
 	}
 	tables := make(map[chainKey]bool)
@@ -41,7 +41,7 @@ func (r *Resolver) ruleset(ctx context.Context, wanted func(family string, hook 
 	}
 	ipv4, ipv6, err := LegacyTables(r.ns)
 	if err != nil {
-		set.incomplete = true
+		set.Incomplete = true
 		errs = append(errs, err)
 	}
 	for family, tables := range map[string][]string{"ip": ipv4, "ip6": ipv6} {

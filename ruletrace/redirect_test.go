@@ -1,6 +1,7 @@
 package ruletrace
 
 import (
+	"encoding/json"
 	"net/netip"
 	"strings"
 	"testing"
@@ -9,7 +10,8 @@ import (
 )
 
 // TestRedirect finds the rule that translates a packet's destination, and none
-// where something stands before it that it does not understand.
+// where something stands before it that it does not understand. A ruleset that was
+// saved and read again gives the same.
 func TestRedirect(t *testing.T) {
 	t.Parallel()
 	a := Arrival{
@@ -83,7 +85,7 @@ func TestRedirect(t *testing.T) {
 		{"nft, verdicts of a map", nft("ip daddr vmap { 203.0.113.1 : jump zone }"), a, ""},
 		{"nft, a log prefix", nft(`log prefix "redirect" accept`), a, ""},
 		{"a chain that was not read", func() *Ruleset { set := nft(listedDNAT); set.Chains[len(set.Chains)-1].Read = false; return set }(), a, ""},
-		{"not all chains are known", func() *Ruleset { set := nft(listedDNAT); set.incomplete = true; return set }(), a, ""},
+		{"not all chains are known", func() *Ruleset { set := nft(listedDNAT); set.Incomplete = true; return set }(), a, ""},
 		{"an earlier chain accepts", both(at(nft("accept"), "nat", -110), docker(dnat)), a, dnat},
 		{"an earlier chain may translate", both(at(nft("tcp dport @ports dnat to 192.0.2.1"), "nat", -110), docker(dnat)), a, ""},
 		{"an earlier chain translates", both(at(nft(listedDNAT), "nat", -110), docker(dnat)), a, listedDNAT},
@@ -99,6 +101,15 @@ func TestRedirect(t *testing.T) {
 			rule, ok := tt.set.redirect(tt.packet.class())
 			if rule.Text != tt.want || ok != (tt.want != "") {
 				t.Errorf("%v by %q, want %q", ok, rule.Text, tt.want)
+			}
+			again := new(Ruleset)
+			if packed, err := json.Marshal(tt.set); err != nil {
+				t.Error(err)
+			} else if err := json.Unmarshal(packed, again); err != nil {
+				t.Error(err)
+			}
+			if saved, found := again.redirect(tt.packet.class()); saved != rule || found != ok {
+				t.Errorf("once saved %v by %q, want %q", found, saved.Text, tt.want)
 			}
 		})
 	}

@@ -526,24 +526,8 @@ func (r *Resolver) resolveLegacy(ctx context.Context, hit *Hit) error {
 	if s.err != nil {
 		return unresolved("iptables-legacy-save did not tell", s.err)
 	}
-	chain := s.table.chains[rule.Chain]
-	switch {
-	case chain == nil:
-		return unresolved("the chain is no longer there", nil)
-	case rule.Number >= 1 && rule.Number <= len(chain.rules):
-		hit.Kind = HitRule
-		rule.Text = chain.rules[rule.Number-1]
-		rule.Comment = savedComment(rule.Text)
-		hit.Verdict, hit.Target = s.table.savedVerdict(rule.Text)
-	case hit.Kind == HitPolicy:
-		rule.Number = 0
-		rule.Text = fmt.Sprintf(":%s %s", rule.Chain, chain.policy)
-		hit.Verdict = policyVerdict(chain.policy)
-	case hit.Kind == HitReturn:
-		rule.Number = 0
-		hit.Verdict = Return
-	default:
-		return unresolved("the rule is no longer there", nil)
+	if reason := s.table.tell(hit); reason != "" {
+		return unresolved(reason, nil)
 	}
 	return nil
 }

@@ -90,7 +90,10 @@ type Hit struct {
 	// Time is zero where the kernel gives none: nftables, and legacy in
 	// OUTPUT and POSTROUTING.
 	Time time.Time
-	Kind HitKind
+	// Uptime is when a line of a saved log was written, as the time since that
+	// machine was started; 0 where it is not told.
+	Uptime time.Duration
+	Kind   HitKind
 	// Legacy says that the hit came from NFLOG TRACE; then Rule.Number is known
 	// at once, otherwise Rule.Handle.
 	Legacy bool

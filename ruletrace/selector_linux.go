@@ -123,10 +123,14 @@ func (m Match) flow() flow {
 
 // protocols are those of the flow's packets and of errors about them.
 func (f flow) protocols() []packet.Proto {
-	if f.Proto == f.icmp {
-		return []packet.Proto{f.icmp}
+	all := []packet.Proto{f.Proto}
+	if f.Proto != f.icmp {
+		all = append(all, f.icmp)
 	}
-	return []packet.Proto{f.Proto, f.icmp}
+	if f.Carried && f.Proto != packet.UDP {
+		all = append(all, packet.UDP)
+	}
+	return all
 }
 
 // addr compares an address of the IP header. An address that is not known
@@ -138,11 +142,17 @@ func (f flow) addr(at int, a netip.Addr) (s selector, ok bool) {
 	return field("nh", at, expr.CmpOpEq, a.AsSlice()), true
 }
 
+// toAny reports whether the flow may have any target.
+func (f flow) toAny() bool { return f.Target.IsUnspecified() }
+
 // ends returns the selectors of packets of which one address is still Target or
 // Source; addr is f.addr or f.quotedAddr.
 func (f flow) ends(addr func(int, netip.Addr) (selector, bool)) []selector {
 	var list []selector
-	addresses := []netip.Addr{f.Target}
+	var addresses []netip.Addr
+	if !f.toAny() {
+		addresses = append(addresses, f.Target)
+	}
 	if f.Source != f.Target {
 		addresses = append(addresses, f.Source)
 	}
@@ -200,7 +210,44 @@ func (f flow) selectors() (tight, loose []selector) {
 		tight = f.targetSelectors(false)
 	}
 	loose = append(loose, f.fragmentSelectors()...)
+	if f.Carried {
+		tight = append(tight, f.carriedSelectors()...)
+	}
 	return tight, loose
+}
+
+// carriedSelectors match VXLAN packets that carry a packet of the flow: an echo by
+// its data, others by their ports, and by the target's alone where the source's
+// is not known.
+func (f flow) carriedSelectors() []selector {
+	const networkAt, typeAt = packet.CarriedAt, packet.CarriedAt - 2
+	transportAt := networkAt + f.length
+	inside := field("th", typeAt, expr.CmpOpEq, port(f.etherType)).and(field("th", networkAt+f.protoAt, expr.CmpOpEq, []byte{byte(f.Proto)}))
+	var wanted []selector
+	source, target := port(f.SourcePort), port(f.TargetPort)
+	switch {
+	case f.Proto.IsICMP() && len(f.Nonce) == NonceBytes:
+		wanted = []selector{inside.and(field("th", transportAt+dataAt, expr.CmpOpEq, f.Nonce))}
+	case f.Proto.IsICMP() || f.TargetPort == 0:
+		return nil
+	case f.SourcePort != 0:
+		wanted = []selector{
+			inside.and(field("th", transportAt, expr.CmpOpEq, append(source[:2:2], target...))),
+			inside.and(field("th", transportAt, expr.CmpOpEq, append(target[:2:2], source...))),
+		}
+	default:
+		wanted = []selector{
+			inside.and(field("th", transportAt+2, expr.CmpOpEq, target), field("th", networkAt+f.dstAt, expr.CmpOpEq, f.Target.AsSlice())),
+			inside.and(field("th", transportAt, expr.CmpOpEq, target), field("th", networkAt+f.srcAt, expr.CmpOpEq, f.Target.AsSlice())),
+		}
+	}
+	var list []selector
+	for _, to := range packet.VXLANPorts {
+		for _, s := range wanted {
+			list = append(list, proto(packet.UDP).behind(fmt.Sprintf("vxlan-%d", to), field("th", 2, expr.CmpOpEq, port(to))).and(s))
+		}
+	}
+	return list
 }
 
 // others match packets of a protocol that no selector on the packet alone is
@@ -209,6 +256,8 @@ func (f flow) others(p packet.Proto) []selector {
 	switch {
 	case p != f.Proto:
 		return nil // the gate of errors does as much
+	case f.Carried && p == packet.UDP:
+		return nil // they may carry packets of the flow
 	case p.IsICMP():
 		kind := field("th", 0, expr.CmpOpGte, []byte{packet.EchoRequestV6})
 		if p == packet.ICMP {
@@ -301,18 +350,19 @@ func (f flow) targetSelectors(handshake bool) []selector {
 		if handshake {
 			s = s.and(handshakeFlags())
 		}
-		if end, ok := f.addr(direction.addrAt, f.Target); ok {
-			list = append(list, s.and(end))
+		if end, ok := f.addr(direction.addrAt, f.Target); ok && !f.toAny() {
+			s = s.and(end)
 		}
+		list = append(list, s)
 	}
-	if end, ok := f.quotedAddr(f.dstAt, f.Target); ok {
-		s := f.icmpError(f.Proto)
-		if f.TargetPort != 0 {
-			s = s.and(f.quoted(2, port(f.TargetPort)))
-		}
-		list = append(list, s.and(end))
+	s := f.icmpError(f.Proto)
+	if f.TargetPort != 0 {
+		s = s.and(f.quoted(2, port(f.TargetPort)))
 	}
-	return list
+	if end, ok := f.quotedAddr(f.dstAt, f.Target); ok && !f.toAny() {
+		s = s.and(end)
+	}
+	return append(list, s)
 }
 
 // handshakeFlags matches TCP packets that have SYN or RST.
@@ -376,7 +426,11 @@ func (f flow) conntrackSelectors() (tight, loose []selector) {
 	protocol := original(expr.CtKeyPROTOCOL, "protocol", []byte{byte(f.Proto)})
 	toTarget := original(expr.CtKeyDST, "daddr", f.Target.AsSlice())
 	target := toTarget
-	if f.TargetPort != 0 && !f.Proto.IsICMP() {
+	switch {
+	case f.TargetPort == 0 || f.Proto.IsICMP():
+	case f.toAny():
+		target = original(expr.CtKeyPROTODST, "proto-dst", port(f.TargetPort))
+	default:
 		target = original(expr.CtKeyPROTODST, "proto-dst", port(f.TargetPort)).and(toTarget)
 	}
 	target = target.and(protocol)

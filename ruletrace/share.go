@@ -102,7 +102,7 @@ func (c Class) state(text string) share {
 		return some
 	case text == c.State:
 		return whole
-	case slices.Contains(states, text) || text == "dnat":
+	case slices.Contains(states, text) || text == "dnat" && !c.redirected:
 		return none
 	}
 	return some

@@ -137,9 +137,9 @@ func TestParseList(t *testing.T) {
 			{5, `ct state vmap { invalid : drop, established : accept, related : accept } comment "long"`},
 			{6, `tcp dport 22 log prefix "ssh } # handle 3" accept`},
 			{7, `comment "only a comment"`},
-		}},
-		{"inet", "fw", "user", nil},
-		{"ip", "pathtrace-1-1", "c", []listedRule{{2, "counter"}}},
+		}, "type filter hook input priority filter; policy drop;", false},
+		{"inet", "fw", "user", nil, "", false},
+		{"ip", "pathtrace-1-1", "c", []listedRule{{2, "counter"}}, "", false},
 	}
 	got := parseList(listText)
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(listedChain{}, listedRule{})); diff != "" {

@@ -58,9 +58,8 @@ const (
 type TraceDecoder struct {
 	netns  string
 	ifname func(index uint32) string
-	// passes are the packets in a base chain, by trace id. The older half is
-	// forgotten when the newer is full.
-	passes, older map[uint32]*pass
+	// passes are the packets in a base chain, by trace id.
+	passes recent[uint32, *pass]
 }
 
 // pass is one packet in one base chain.
@@ -70,9 +69,6 @@ type pass struct {
 	hit    Hit // what all hits of the pass share
 }
 
-// maxPasses bounds each of a decoder's two maps.
-const maxPasses = 1024
-
 // NewTraceDecoder returns a decoder. netns is the namespace's name as reports
 // print it; ifname turns an interface index of the namespace into its name,
 // and may return "" for one it does not know. A nil ifname leaves the names
@@ -81,7 +77,7 @@ func NewTraceDecoder(netns string, ifname func(index uint32) string) *TraceDecod
 	if ifname == nil {
 		ifname = func(uint32) string { return "" }
 	}
-	return &TraceDecoder{netns: netns, ifname: ifname, passes: map[uint32]*pass{}}
+	return &TraceDecoder{netns: netns, ifname: ifname}
 }
 
 // IsTrace reports whether a message of a NETLINK_NETFILTER socket is one of
@@ -146,11 +142,8 @@ func (d *TraceDecoder) Decode(m netlink.Message, seq uint64) (Hit, bool, error) 
 // pass returns what the hits of one packet in one base chain share.
 func (d *TraceDecoder) pass(msg message) *pass {
 	if msg.network == nil && msg.link == nil {
-		p := d.passes[msg.id]
-		if p == nil {
-			p = d.older[msg.id]
-		}
-		if p == nil || p.family != msg.family || p.table != msg.table {
+		p, ok := d.passes.get(msg.id)
+		if !ok || p.family != msg.family || p.table != msg.table {
 			return &pass{} // its first message was lost
 		}
 		return p
@@ -163,10 +156,7 @@ func (d *TraceDecoder) pass(msg message) *pass {
 	if msg.hasState {
 		p.hit.State = stateName(msg.state)
 	}
-	if len(d.passes) >= maxPasses {
-		d.passes, d.older = map[uint32]*pass{}, d.passes
-	}
-	d.passes[msg.id] = p
+	d.passes.put(msg.id, p)
 	return p
 }
 

@@ -113,7 +113,7 @@ func TestDecodeLost(t *testing.T) {
 		}
 	}
 	var id uint32
-	for known := range d.passes {
+	for known := range d.passes.newer {
 		id = known
 	}
 	for _, m := range []netlink.Message{
@@ -135,14 +135,14 @@ func TestDecodeLost(t *testing.T) {
 func TestDecodeBounded(t *testing.T) {
 	d := NewTraceDecoder("x", nil)
 	header := netlink.Attribute{Type: attrNetworkHeader, Data: make([]byte, 20)}
-	for id := range uint32(5 * maxPasses) {
+	for id := range uint32(5 * maxRecent) {
 		m := attributes(t, protoIPv4, text(attrTable, "t"), text(attrChain, "c"), number(attrID, id), header)
 		if _, _, err := d.Decode(m, 1); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := len(d.passes) + len(d.older); n > 2*maxPasses {
-		t.Errorf("%d packets kept, want at most %d", n, 2*maxPasses)
+	if n := len(d.passes.newer) + len(d.passes.older); n > 2*maxRecent {
+		t.Errorf("%d packets kept, want at most %d", n, 2*maxRecent)
 	}
 }
 

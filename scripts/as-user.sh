@@ -30,6 +30,8 @@ trap 'rm -rf "$place"' EXIT
 chmod 755 "$place"
 mkdir "$place/source" "$place/home" "$place/tmp"
 tar -C "$root" --exclude=./build --exclude=./.git -cf - . | tar -C "$place/source" -xf -
+# Published data that some tests are held against lies beside the source.
+[ ! -d "$root/../shared/data" ] || { mkdir "$place/shared" && cp -a "$root/../shared/data" "$place/shared/"; }
 [ ! -d "$root/build/tools" ] || cp -a "$root/build/tools" "$place/tools"
 install -m 755 "$binary" "$place/${binary##*/}"
 chown 65534:65534 "$place/home" "$place/tmp"

@@ -1,8 +1,8 @@
 #!/bin/bash
 # Prints what pathtrace, its lab and its tests must leave as they found it:
 # links, addresses, routes, rules, named namespaces, firewall and its logging,
-# sysctls, installed packages, running processes, temporary files. Two outputs
-# are compared with diff.
+# sysctls, installed packages, running processes, control groups, temporary
+# files. Two outputs are compared with diff.
 set -uo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -13,6 +13,7 @@ show() {
 }
 show 'network namespaces' ls -1 /run/netns /var/run/docker/netns
 show 'mounted namespaces' awk '$(NF-2) == "nsfs" {print $5}' /proc/self/mountinfo
+show 'control groups' find /sys/fs/cgroup -maxdepth 2 -name '*pathtrace*'
 show links ip -br link
 show addresses ip -br address
 for family in -4 -6; do
@@ -30,5 +31,5 @@ show 'legacy tables' cat /proc/net/ip_tables_names /proc/net/ip6_tables_names
 show packages md5sum /var/lib/dpkg/status
 show 'policy-rc.d' ls -1 /usr/sbin/policy-rc.d
 echo '== processes'
-ps -eo comm= | grep -xE 'pathtrace|conntrackd|[a-z]+\.test' | sort
+ps -eo comm= | grep -xE 'pathtrace|conntrackd|dockerd|docker-proxy|containerd.*|conmon|firewalld|openvpn|zebra|ospfd|[a-z]+\.test' | sort
 show 'temporary files' find /tmp /run /var/lib -maxdepth 1 -iname '*pathtrace*'

@@ -15,4 +15,4 @@ elif "$policy" pathtrace-test-deps start; then
 	exit 1
 fi
 apt-get update
-DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends nftables iptables conntrack tcpdump
+DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends nftables iptables conntrack tcpdump wireshark-common tshark

@@ -4,6 +4,10 @@
 # anything: no post-install script runs, no daemon starts, and the machine's
 # package state and firewall stay as they are. No root needed.
 #
+# capinfos and tshark are large for what they do here: they judge capture files
+# that pathtrace writes, and capinfos is what the speed of reading is measured
+# against.
+#
 # usage: scripts/tools.sh DIR
 #
 # Afterwards every tool is on PATH (sbin included) or in DIR/bin, which may be
@@ -21,7 +25,8 @@ PATH=$PATH:/usr/sbin:/sbin
 package_of() {
 	case $1 in
 	nft) echo nftables ;;
-	ip*tables-*) echo iptables ;;
+	ip*tables-* | xtables-*) echo iptables ;;
+	capinfos) echo wireshark-common ;;
 	*) echo "$1" ;;
 	esac
 }
@@ -30,9 +35,9 @@ package_of() {
 # what they are in.
 find_missing() {
 	missing='' packages=''
-	for tool in nft conntrack tcpdump \
+	for tool in nft conntrack tcpdump capinfos tshark \
 		iptables-legacy iptables-legacy-save ip6tables-legacy ip6tables-legacy-save \
-		iptables-nft iptables-nft-save ip6tables-nft ip6tables-nft-save; do
+		iptables-nft iptables-nft-save ip6tables-nft ip6tables-nft-save xtables-monitor; do
 		[ -x "$dir/bin/$tool" ] || command -v "$tool" >/dev/null 2>&1 || {
 			missing="$missing $tool"
 			package=$(package_of "$tool")

@@ -192,12 +192,20 @@ type trace struct {
 //
 // "host" is the arming alone on the host, "way" the same in all three
 // namespaces that the packets pass, "run" a whole run of the program with all
-// its sensors in these three.
+// its sensors in these three, and "watch" the same of all flows of the container,
+// of which this is one.
 func BenchmarkOtherTraffic(b *testing.B) {
 	file := program(b)
 	nothing := trace{"nothing", func(*testing.B, *lab.Network, packet.Proto) func() { return func() {} }}
 	host, way := trace{"host", armer(lab.HostName)}, trace{"way", armer("cnt01", lab.HostName, "router")}
-	run := trace{"run", func(b *testing.B, n *lab.Network, proto packet.Proto) func() { return startProgram(b, n, file, proto) }}
+	run := trace{"run", func(b *testing.B, n *lab.Network, proto packet.Proto) func() {
+		args := []string{"ping6", unheard.String()}
+		if !proto.IsICMP() {
+			args = []string{"tcp", netip.AddrPortFrom(unheard, 443).String()}
+		}
+		return startProgram(b, n, file, append(args, "--timeout", "1m")...)
+	}}
+	watch := trace{"watch", func(b *testing.B, n *lab.Network, _ packet.Proto) func() { return startProgram(b, n, file, "watch") }}
 	for _, test := range []struct {
 		trace
 		sent, traced packet.Proto
@@ -212,6 +220,7 @@ func BenchmarkOtherTraffic(b *testing.B) {
 		{run, packet.UDP, packet.ICMPv6},
 		{run, packet.ICMPv6, packet.ICMPv6},
 		{run, packet.TCP, packet.TCP},
+		{watch, packet.UDP, 0},
 	} {
 		name := test.name
 		if test.traced != 0 {
@@ -274,15 +283,11 @@ func armer(names ...string) func(*testing.B, *lab.Network, packet.Proto) (stop f
 	}
 }
 
-// startProgram starts a whole run, which waits for an answer that does not
-// come.
-func startProgram(b *testing.B, n *lab.Network, file string, proto packet.Proto) (stop func()) {
+// startProgram starts a whole run, which goes on until it is stopped: it waits for
+// an answer that does not come, or watches.
+func startProgram(b *testing.B, n *lab.Network, file string, args ...string) (stop func()) {
 	b.Helper()
-	args := []string{"ping6", unheard.String()}
-	if !proto.IsICMP() {
-		args = []string{"tcp", netip.AddrPortFrom(unheard, 443).String()}
-	}
-	cmd := exec.Command(file, append(args, "--container", "cnt01", "--timeout", "1m", "-v")...)
+	cmd := exec.Command(file, append(args, "--container", "cnt01", "-v")...)
 	log := &output{mark: armed, marked: make(chan time.Time, 1)}
 	cmd.Stderr = log
 	if err := n.Host.Do(cmd.Start); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pathtrace/pathtrace/internal/accuracy"
 	"github.com/pathtrace/pathtrace/internal/lab"
+	"github.com/pathtrace/pathtrace/internal/synth"
 	"github.com/pathtrace/pathtrace/internal/testenv"
 	"github.com/pathtrace/pathtrace/report"
 )
@@ -24,6 +25,8 @@ var (
 const (
 	precision = 0.98
 	recall    = 0.95
+	// joinRecall is that of the join of captures, which must not be wrong at all.
+	joinRecall = 0.995
 )
 
 // TestAccuracy draws networks, broken and healthy, and compares what a run says
@@ -76,8 +79,20 @@ func TestAccuracy(t *testing.T) {
 	if board.Alarms > 0 {
 		t.Errorf("%d false alarms", board.Alarms)
 	}
+	joined, err := accuracy.Join(t.Context(), plan.Seed, *runs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Printf("\n%s", joined.Table())
+	for _, row := range joined.Rows {
+		for of, p := range map[string]synth.Pairs{"flows": row.Flows, "packets": row.Packets} {
+			if p.Precision() < 1 || p.Recall() < joinRecall {
+				t.Errorf("%s, %s: precision %.4f, recall %.4f: %v", row.Name, of, p.Precision(), p.Recall(), row.Amiss)
+			}
+		}
+	}
 	if *write != "" {
-		if err := accuracy.Write(*write, plan, started, done); err != nil {
+		if err := accuracy.Write(*write, plan, started, done, joined); err != nil {
 			t.Error(err)
 		}
 	}

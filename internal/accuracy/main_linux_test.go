@@ -19,6 +19,7 @@ const workers = 4
 
 func TestMain(m *testing.M) {
 	ruletrace.GuardMain()
+	lab.ProxyMain()
 	flag.Parse()
 	if err := flag.Set("test.parallel", strconv.Itoa(workers)); err != nil {
 		panic(err) // the flag is the testing package's

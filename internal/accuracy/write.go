@@ -19,7 +19,7 @@ import (
 const marker = "<!-- What follows is written by make accuracy. -->\n"
 
 // Write replaces the results in the documentation.
-func Write(file string, plan Plan, at time.Time, results []Result) error {
+func Write(file string, plan Plan, at time.Time, results []Result, joined *Joined) error {
 	old, err := os.ReadFile(file)
 	if err != nil {
 		return err
@@ -28,13 +28,14 @@ func Write(file string, plan Plan, at time.Time, results []Result) error {
 	if !ok {
 		return fmt.Errorf("%s has no line %q", file, strings.TrimSpace(marker))
 	}
-	return os.WriteFile(file, []byte(kept+marker+markdown(plan, at, results)), 0o644)
+	return os.WriteFile(file, []byte(kept+marker+markdown(plan, at, results, joined)), 0o644)
 }
 
-func markdown(plan Plan, at time.Time, results []Result) string {
+func markdown(plan Plan, at time.Time, results []Result, joined *Joined) string {
 	b := Count(results)
 	var t strings.Builder
 	fmt.Fprintf(&t, "\n## Results\n\nSeed %d, %d runs on Linux %s, %s.\n\n%s", plan.Seed, len(results), release(), at.UTC().Format(time.DateOnly), b.Table())
+	fmt.Fprintf(&t, "\n## The join of captures\n\n%s", joined.Table())
 	fmt.Fprint(&t, "\n## Confusions\n\n")
 	if len(b.Confusions) == 0 {
 		fmt.Fprint(&t, "None.\n")

@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/pathtrace/pathtrace/report"
 )
@@ -48,7 +47,8 @@ func (e *exitError) Unwrap() error { return e.err }
 
 // Main runs the program and returns its exit status.
 func Main(args []string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
+	standIn()
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	return run(ctx, args, &environment{in: os.Stdin, out: os.Stdout, err: os.Stderr})
@@ -85,18 +85,8 @@ func newRootCommand(env *environment) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(
-		newDemoCommand(env),
-		newPingCommand(env),
-		newPing6Command(env),
-		newTCPCommand(env),
-		newConntrackCommand(env),
-		newTopologyCommand(env),
-		newDoctorCommand(env),
-		newExplainCommand(env),
-		newCleanupCommand(env),
-		newVersionCommand(env),
-	)
+	root.AddCommand(newAnalyzeCommand(env), newExplainCommand(env), newVersionCommand(env))
+	root.AddCommand(systemCommands(env)...)
 	root.InitDefaultCompletionCmd()
 	if completion, _, err := root.Find([]string{"completion"}); err == nil {
 		// Without this it would print its help for any word, with status 0.

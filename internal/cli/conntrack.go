@@ -5,27 +5,24 @@ package cli
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pathtrace/pathtrace/internal/container"
+	"github.com/pathtrace/pathtrace/internal/evidence"
 	"github.com/pathtrace/pathtrace/nat"
-	"github.com/pathtrace/pathtrace/packet"
-	"github.com/pathtrace/pathtrace/report"
 )
 
 // conntrackFlags are those of the command conntrack.
 type conntrackFlags struct {
 	source          sourceFlags
 	output          choice
+	save            saveFlags
 	follow, natOnly bool
 	protocol        protocol
 }
@@ -42,6 +39,9 @@ deliver is told on standard error; then the table is read again, and what
 changed meanwhile is shown as found after lost events.
 
 A flow that began while nobody was listening may end without an event.
+
+With --save what is shown is saved as well, each line before it is printed, and
+"pathtrace analyze FILE" shows it again.
 
 Conntrack knows what was translated and not by which rule: masquerade and SNAT
 look the same.
@@ -72,6 +72,7 @@ With -o json each line is an object with the fields
 	f.VarP(&flags.protocol, "protocol", "p", "only this protocol: "+strings.Join(protocolNames(), ", ")+" or a number")
 	f.BoolVar(&flags.natOnly, "nat", false, "only flows that are translated")
 	f.VarP(&flags.output, "output", "o", "form of the output: text or json")
+	flags.save.registerFile(cmd)
 	for name, values := range map[string][]string{"output": flags.output.valid, "protocol": protocolNames()} {
 		if err := cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 			panic(err) // the flag does not exist: a mistake in this file
@@ -81,6 +82,9 @@ With -o json each line is an object with the fields
 }
 
 func (f *conntrackFlags) run(ctx context.Context, env *environment) error {
+	if err := f.save.check(); err != nil {
+		return err
+	}
 	source, err := f.source.open(ctx)
 	if err != nil {
 		return err
@@ -97,234 +101,90 @@ func (f *conntrackFlags) run(ctx context.Context, env *environment) error {
 	return err
 }
 
+// shows reports whether an event is to be shown, and saved.
+func (f *conntrackFlags) shows(event *nat.Event) bool {
+	return !f.natOnly || len(event.Flow.Translations()) > 0
+}
+
+// listing begins the bundle.
+func (f *conntrackFlags) listing() (*evidence.Writer, error) {
+	return f.save.list(&evidence.Listing{Command: evidence.Conntrack, Version: version})
+}
+
 // table prints the flows that are there.
 func (f *conntrackFlags) table(ctx context.Context, env *environment, source *container.Source) error {
 	flows, err := nat.Dump(ctx, source.NetNS, source.Name, nat.Filter{Proto: f.protocol.value})
-	if partial, ok := errors.AsType[*nat.PartialError](err); ok {
-		fmt.Fprintf(env.err, "pathtrace: %v\n", partial) //nolint:errcheck // nowhere left to tell
-	} else if err != nil {
+	partial, ok := errors.AsType[*nat.PartialError](err)
+	if err != nil && !ok {
 		if ctx.Err() != nil {
 			return nil // stopped
 		}
 		return err
 	}
 	now := time.Now()
+	save, err := f.listing()
+	if err != nil {
+		return err
+	}
+	if partial != nil {
+		remark(env, save, partial.Error())
+	}
 	out := bufio.NewWriter(env.out)
 	for _, flow := range flows {
-		if err := f.print(out, nat.Event{Kind: nat.Existing, Flow: flow, Received: now}); err != nil {
-			return err
+		event := nat.Event{Kind: nat.Existing, Flow: flow, Received: now}
+		if !f.shows(&event) {
+			continue
+		}
+		save.Event(event)
+		if err := printFlow(out, event, f.output.value); err != nil {
+			return errors.Join(err, save.Close())
 		}
 	}
-	return out.Flush()
+	save.Listed()
+	return errors.Join(out.Flush(), save.Close())
 }
 
 // events prints the flows that are there and what happens to flows, until ctx
 // is done.
 func (f *conntrackFlags) events(ctx context.Context, env *environment, source *container.Source) error {
+	var save *evidence.Writer
 	watcher, err := nat.Watch(nat.Config{
 		NetNS:    source.NetNS,
 		Name:     source.Name,
 		Existing: true,
 		Filter:   nat.Filter{Proto: f.protocol.value},
 		Overrun: func() {
-			fmt.Fprintln(env.err, "pathtrace: the kernel lost conntrack events; reading the table again") //nolint:errcheck // nowhere left to tell
+			remark(env, save, "the kernel lost conntrack events; reading the table again")
 		},
 	})
 	if err != nil {
 		return err
 	}
 	defer watcher.Close() //nolint:errcheck // nothing is written
+	if save, err = f.listing(); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var printErr error
 	err = watcher.Run(ctx, func(event nat.Event) {
-		if printErr != nil {
+		if printErr != nil || !f.shows(&event) {
 			return
 		}
-		if printErr = f.print(env.out, event); printErr != nil {
+		save.Event(event)
+		if printErr = printFlow(env.out, event, f.output.value); printErr != nil {
 			cancel()
 		}
 	})
 	stats := watcher.Stats()
 	if stats.Overruns > 0 {
-		fmt.Fprintf(env.err, "pathtrace: the kernel lost conntrack events %d times\n", stats.Overruns) //nolint:errcheck // nowhere left to tell
+		remark(env, save, fmt.Sprintf("the kernel lost conntrack events %d times", stats.Overruns))
 	}
 	if stats.Undecodable > 0 {
-		fmt.Fprintf(env.err, "pathtrace: %d conntrack messages were not understood\n", stats.Undecodable) //nolint:errcheck // nowhere left to tell
+		remark(env, save, fmt.Sprintf("%d conntrack messages were not understood", stats.Undecodable))
 	}
-	return errors.Join(printErr, err)
+	if err = errors.Join(printErr, err); err == nil {
+		save.Listed()
+	}
+	return errors.Join(err, save.Close())
 }
-
-// print prints an event, unless its flow is not to be shown.
-func (f *conntrackFlags) print(w io.Writer, event nat.Event) error {
-	translations := event.Flow.Translations()
-	if f.natOnly && len(translations) == 0 {
-		return nil
-	}
-	if f.output.value == "json" {
-		return json.NewEncoder(w).Encode(conntrackRecordOf(event, translations))
-	}
-	arrow := asciiDrawing.arrow
-	if localeIsUTF8() {
-		arrow = boxDrawing.arrow
-	}
-	_, err := fmt.Fprintln(w, conntrackLine(event, translations, arrow))
-	return err
-}
-
-// conntrackLine returns an event as a line of text. All of it comes from
-// numbers and addresses.
-func conntrackLine(event nat.Event, translations []nat.Translation, arrow string) string {
-	flow := &event.Flow
-	at := event.Time
-	if at.IsZero() {
-		at = event.Received
-	}
-	original := flow.Original.Source() + " " + arrow + " " + flow.Original.Destination()
-	if t := flow.Original; t.Proto.IsICMP() {
-		if t.ICMPType != packet.EchoRequest && t.ICMPType != packet.EchoRequestV6 {
-			original += fmt.Sprintf(" type %d", t.ICMPType)
-		}
-		original += fmt.Sprintf(" id %d", t.ICMPID)
-	}
-	var changes []string
-	for _, t := range translations {
-		how := "masquerade or SNAT"
-		if t.Field == nat.Destination {
-			how = "DNAT"
-		}
-		changes = append(changes, fmt.Sprintf("%s %s %s %s (%s)", t.Field, t.From, arrow, t.To, how))
-	}
-	if len(changes) == 0 {
-		changes = []string{"not translated"}
-	}
-	var state []string
-	if flow.TCPState != "" {
-		state = append(state, flow.TCPState)
-	}
-	switch {
-	case !flow.Status.Has(nat.StatusSeenReply):
-		state = append(state, "no reply yet")
-	case flow.TCPState == "":
-		state = append(state, "replied")
-	}
-	words := []string{
-		fmt.Sprintf("%s %-8s %-6s %s", at.Format("15:04:05.000000"), event.Kind, flow.Original.Proto, original),
-		strings.Join(changes, ", "),
-		strings.Join(state, ", "),
-		fmt.Sprintf("flow %d", flow.ID),
-	}
-	if flow.Zone != 0 {
-		words = append(words, fmt.Sprintf("zone %d", flow.Zone))
-	}
-	if event.Resync {
-		words = append(words, "found after lost events")
-	}
-	return strings.Join(words, "  ")
-}
-
-// conntrackRecord is an event in JSON. Fields may be added; those that are
-// there keep their names and meaning.
-type conntrackRecord struct {
-	Time         time.Time              `json:"time"`
-	TimeSource   string                 `json:"time_source"`
-	Event        string                 `json:"event"`
-	Resync       bool                   `json:"resync,omitempty"`
-	NetNS        string                 `json:"netns"`
-	ID           uint32                 `json:"id"`
-	Zone         uint16                 `json:"zone"`
-	Mark         uint32                 `json:"mark"`
-	Original     report.Tuple           `json:"original"`
-	Reply        report.Tuple           `json:"reply"`
-	Translations []conntrackTranslation `json:"translations"`
-	State        string                 `json:"state,omitempty"`
-	SeenReply    bool                   `json:"seen_reply"`
-	Assured      bool                   `json:"assured"`
-	Timeout      int64                  `json:"timeout"`
-	Started      time.Time              `json:"started,omitzero"`
-}
-
-type conntrackTranslation struct {
-	Kind  string    `json:"kind"`
-	Field nat.Field `json:"field"`
-	From  string    `json:"from"`
-	To    string    `json:"to"`
-}
-
-func conntrackRecordOf(event nat.Event, translations []nat.Translation) conntrackRecord {
-	flow := &event.Flow
-	record := conntrackRecord{
-		Time:         event.Time,
-		TimeSource:   "kernel",
-		Event:        event.Kind.String(),
-		Resync:       event.Resync,
-		NetNS:        flow.NetNS,
-		ID:           flow.ID,
-		Zone:         flow.Zone,
-		Mark:         flow.Mark,
-		Original:     conntrackTuple(flow.Original),
-		Reply:        conntrackTuple(flow.Reply),
-		Translations: make([]conntrackTranslation, 0, len(translations)),
-		State:        flow.TCPState,
-		SeenReply:    flow.Status.Has(nat.StatusSeenReply),
-		Assured:      flow.Status.Has(nat.StatusAssured),
-		Timeout:      int64(flow.Timeout / time.Second),
-		Started:      flow.Started,
-	}
-	if event.Time.IsZero() {
-		record.Time, record.TimeSource = event.Received, "read"
-	}
-	for _, t := range translations {
-		kind := "snat"
-		if t.Field == nat.Destination {
-			kind = "dnat"
-		}
-		record.Translations = append(record.Translations, conntrackTranslation{kind, t.Field, t.From, t.To})
-	}
-	return record
-}
-
-func conntrackTuple(t packet.Tuple) report.Tuple {
-	tuple := report.Tuple{Protocol: t.Proto.String(), Source: t.Source(), Destination: t.Destination()}
-	if t.Proto.IsICMP() {
-		tuple.ICMPType, tuple.ICMPCode, tuple.ICMPID = new(int(t.ICMPType)), new(int(t.ICMPCode)), new(int(t.ICMPID))
-	}
-	return tuple
-}
-
-// protocols are those that have a name; the others have a number.
-var protocols = []packet.Proto{packet.ICMP, packet.ICMPv6, packet.TCP, packet.UDP, packet.SCTP}
-
-func protocolNames() (names []string) {
-	for _, p := range protocols {
-		names = append(names, p.String())
-	}
-	return names
-}
-
-// protocol is a flag that takes an IP protocol by name or number; 0 is none.
-type protocol struct{ value packet.Proto }
-
-func (p *protocol) String() string {
-	if p.value == 0 {
-		return ""
-	}
-	return p.value.String()
-}
-
-func (p *protocol) Set(text string) error {
-	for _, known := range protocols {
-		if strings.EqualFold(text, known.String()) {
-			p.value = known
-			return nil
-		}
-	}
-	number, err := strconv.ParseUint(text, 10, 8)
-	if err != nil || number == 0 {
-		return fmt.Errorf("must be %s or a number from 1 to 255", strings.Join(protocolNames(), ", "))
-	}
-	p.value = packet.Proto(number)
-	return nil
-}
-
-func (p *protocol) Type() string { return "PROTO" }

@@ -14,11 +14,13 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 
 	"github.com/pathtrace/pathtrace/internal/netns"
@@ -175,6 +177,83 @@ func TestConntrackFollow(t *testing.T) {
 	}
 	if got := <-status; got != exitOK || problems.Len() != 0 {
 		t.Errorf("status %d\n%s", got, &problems)
+	}
+}
+
+// TestConntrackSaved: what is saved of the table gives what was printed.
+func TestConntrackSaved(t *testing.T) {
+	ns, name := translating(t)
+	datagram(t, ns, 4000, 5300)
+	datagram(t, ns, 4000, 5400)
+	for _, args := range []string{"", "--nat", "-p udp", "-p tcp", "-o json", "-o json --nat"} {
+		bundle := filepath.Join(t.TempDir(), "table.pcapng.zst")
+		words := strings.Fields(args)
+		status, out, problems := runHere(t, append([]string{"conntrack", "--netns", name, "--save", bundle}, words...)...)
+		if status != exitOK || problems != "" || (out == "") != (args == "-p tcp") {
+			t.Fatalf("%q: status %d\n%s%s", args, status, out, problems)
+		}
+		form := "text"
+		if strings.Contains(args, "json") {
+			form = "json"
+		}
+		if status, again, problems := runHere(t, "analyze", bundle, "-o", form); status != exitOK || problems != "" || again != out {
+			t.Errorf("%q: status %d, error %q (-printed +analyzed):\n%s", args, status, problems, cmp.Diff(out, again))
+		}
+	}
+}
+
+// TestConntrackEnded ends conntrack while it follows. What it had printed is what
+// its bundle says, whole when it was interrupted, and as far as it came when it was
+// killed.
+func TestConntrackEnded(t *testing.T) {
+	ns, name := translating(t)
+	datagram(t, ns, 4000, 5300)
+	port := uint16(4001)
+	for ending, sig := range map[string]os.Signal{"interrupted.pcapng": os.Interrupt, "interrupted.pcapng.zst": os.Interrupt, "killed.pcapng": os.Kill, "killed.pcapng.zst": os.Kill} {
+		for _, form := range []string{"text", "json"} {
+			bundle := filepath.Join(t.TempDir(), ending)
+			cmd := program(t, nil, "conntrack", "--netns", name, "--follow", "-o", form, "--save", bundle)
+			var problems bytes.Buffer
+			cmd.Stderr = &problems
+			pipe, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			var printed strings.Builder
+			lines := bufio.NewScanner(pipe)
+			read := func(want string) {
+				for lines.Scan() {
+					fmt.Fprintln(&printed, lines.Text())
+					if strings.Contains(lines.Text(), want) {
+						return
+					}
+				}
+				t.Errorf("%s: no %q in\n%s%s", bundle, want, &printed, &problems)
+			}
+			read("EXISTING")
+			for range 3 {
+				datagram(t, ns, port, 5300)
+				read(fmt.Sprintf("127.0.0.1:%d", port))
+				port++
+			}
+			if err := cmd.Process.Signal(sig); err != nil {
+				t.Error(err)
+			}
+			for lines.Scan() {
+				fmt.Fprintln(&printed, lines.Text())
+			}
+			_ = cmd.Wait() // it was ended
+			status, again, told := runHere(t, "analyze", bundle, "-o", form)
+			switch {
+			case sig == os.Interrupt && (status != exitOK || again != printed.String() || told != problems.String()):
+				t.Errorf("%s: status %d, error %q (-printed +analyzed):\n%s", bundle, status, told, cmp.Diff(printed.String(), again))
+			case sig == os.Kill && (status != exitInconclusive || !strings.HasPrefix(again, printed.String()) || !strings.Contains(told, "The bundle ends before the command did")):
+				t.Errorf("%s: status %d, error %q (-printed +analyzed):\n%s", bundle, status, told, cmp.Diff(printed.String(), again))
+			}
+		}
 	}
 }
 

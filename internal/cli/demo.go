@@ -23,6 +23,7 @@ type demoOptions struct {
 	scenario lab.Scenario
 	lab      lab.Options
 	output   choice
+	save     saveFlags
 	list     bool
 	shell    bool
 	// program says that command is any program and not pathtrace's arguments.
@@ -42,6 +43,7 @@ func newDemoCommand(env *environment) *cobra.Command {
 		Short: "Explain a packet in a private network; no root needed",
 		Long: `Builds a network in private user, network and mount namespaces, runs pathtrace
 in it and removes it. Nothing of this machine is touched, and root is not needed.
+Where no network can be built, a recording of the first scenario is explained.
 
 SCENARIO is ` + names[0] + ` unless given; --list shows all of them, and what can
 be broken. Arguments after -- replace the scenario's own command.`,
@@ -72,7 +74,7 @@ be broken. Arguments after -- replace the scenario's own command.`,
 				return err
 			}
 			if !lab.Isolated() {
-				return isolateDemo(env)
+				return isolateDemo(env, options)
 			}
 			return runDemo(cmd.Context(), env, options)
 		},
@@ -83,6 +85,7 @@ be broken. Arguments after -- replace the scenario's own command.`,
 	flags.StringVar((*string)(&options.lab.Backend), "backend", "", "write the host's rules with `TOOL`: nft, iptables-nft or iptables-legacy")
 	flags.Uint64Var(&options.lab.Seed, "seed", 0, "draw other addresses, interface names and positions of the rules from a `NUMBER`")
 	flags.VarP(&options.output, "output", "o", "form of the report: text or json")
+	options.save.register(cmd)
 	flags.BoolVar(&options.list, "list", false, "list the scenarios and their faults")
 	flags.BoolVar(&options.shell, "shell", false, "run a shell on the network's host in place of pathtrace")
 	flags.BoolVar(&options.program, "exec", false, "what follows after -- is a program")
@@ -97,6 +100,12 @@ func (o *demoOptions) check() error {
 	}
 	if o.shell && len(o.command) > 0 {
 		return errors.New("give --shell or a command after --, not both")
+	}
+	if (o.program || o.shell) && o.save.file != "" {
+		return errors.New("--save is for a command of pathtrace")
+	}
+	if err := o.save.check(); err != nil {
+		return err
 	}
 	return o.scenario.Check(o.lab)
 }
@@ -135,18 +144,29 @@ func listScenarios(out io.Writer) error {
 	return err
 }
 
-// isolateDemo runs this command again where it may build a network.
-func isolateDemo(env *environment) error {
+// isolateDemo runs this command again where it may build a network. Where that
+// is impossible it replays the recording, if that is what was asked for.
+func isolateDemo(env *environment, options demoOptions) error {
 	status, err := lab.Isolate(env.in, env.out, env.err)
 	env.status = status
 	if _, impossible := errors.AsType[*lab.IsolationError](err); !impossible {
 		return err
 	}
 	if os.Geteuid() == 0 {
-		return fmt.Errorf("%w; root needs CAP_SYS_ADMIN and CAP_NET_ADMIN here", err)
+		err = fmt.Errorf("%w; root needs CAP_SYS_ADMIN and CAP_NET_ADMIN here", err)
+	} else {
+		err = fmt.Errorf("%w; this system keeps them from ordinary users. As root it works:\n  sudo env PATH=\"$PATH\" %s",
+			err, strings.Join(os.Args, " "))
 	}
-	return fmt.Errorf("%w; this system keeps them from ordinary users. As root it works:\n  sudo env PATH=\"$PATH\" %s",
-		err, strings.Join(os.Args, " "))
+	if options.recorded() {
+		return replayRecording(env, options.output, err)
+	}
+	return err
+}
+
+// recorded reports whether the recording is what the options ask for.
+func (o *demoOptions) recorded() bool {
+	return o.scenario.Name == recordedScenario && o.lab == (lab.Options{}) && len(o.command) == 0 && !o.shell && o.save.file == ""
 }
 
 // runDemo builds the network in an isolated process, and runs the command in it.
@@ -156,6 +176,7 @@ func runDemo(ctx context.Context, env *environment, options demoOptions) (err er
 		return err
 	}
 	options.lab.NamedDir, options.lab.EtcDir = lab.NamedDir, lab.EtcDir
+	options.lab.OSPF, options.lab.Peers = true, peersBeside()
 	network, err := lab.Build(ctx, options.scenario.Name, options.lab)
 	if err != nil {
 		return err
@@ -172,6 +193,20 @@ func runDemo(ctx context.Context, env *environment, options demoOptions) (err er
 	}
 	env.status, err = network.Run(program)
 	return err
+}
+
+// peersBeside is the root tree of other programs that scripts/peers.sh unpacks
+// beside the program; empty where it is not there.
+func peersBeside() string {
+	self, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	tree := filepath.Join(filepath.Dir(self), "peers", "root")
+	if _, err := os.Stat(tree); err != nil {
+		return ""
+	}
+	return tree
 }
 
 // execCommand is what runs in the network.
@@ -202,6 +237,12 @@ func (o *demoOptions) execCommand() (*exec.Cmd, error) {
 	}
 	if o.output.value != "" {
 		args = append(slices.Clip(args), "--output", o.output.value)
+	}
+	if o.save.file != "" {
+		args = append(slices.Clip(args), "--save", o.save.file)
+	}
+	if o.save.payload {
+		args = append(slices.Clip(args), "--save-payload")
 	}
 	return &exec.Cmd{Path: "/proc/self/exe", Args: append([]string{"pathtrace"}, args...)}, nil
 }

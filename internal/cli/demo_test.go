@@ -204,6 +204,10 @@ func TestDemoForbidden(t *testing.T) {
 					t.Errorf("no %q in %q", want, stderr)
 				}
 			}
+			status, stdout, stderr = runProgram(t, program(t, tt.before, "demo"))
+			if status != exitOK || !strings.Contains(stdout, "REPLIED") || !strings.HasPrefix(stderr, "pathtrace: this is a recording") {
+				t.Errorf("of the scenario that was recorded: status %d, output %q, error %q", status, stdout, stderr)
+			}
 		})
 	}
 }
@@ -230,7 +234,7 @@ func TestDemoMissingTool(t *testing.T) {
 // was in the lab lives on, and the machine is as it was.
 func TestDemoEnds(t *testing.T) {
 	isolated(t)
-	before := machine(t)
+	before, temporary := machine(t), t.TempDir() // others have theirs in the usual folder
 	tests := []struct {
 		signal unix.Signal
 		want   int
@@ -240,6 +244,7 @@ func TestDemoEnds(t *testing.T) {
 			cmd := program(t, nil, "demo", "--backend", "iptables-legacy", "--exec", "--", "sh", "-c", "sleep 1000 & readlink /proc/self/ns/net; sleep 1000")
 			// A session of its own has no terminal that sends signals to all.
 			cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+			cmd.Env = append(cmd.Env, "TMPDIR="+temporary)
 			stdout, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -274,6 +279,9 @@ func TestDemoEnds(t *testing.T) {
 	if diff := cmp.Diff(before, machine(t)); diff != "" {
 		t.Errorf("the machine has changed (-before +after):\n%s", diff)
 	}
+	if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
+		t.Errorf("temporary files are left: %v (%v)", left, err)
+	}
 }
 
 // processesIn lists the processes that are in a network namespace.
@@ -294,13 +302,14 @@ func machine(t *testing.T) map[string]string {
 	t.Helper()
 	state := make(map[string]string)
 	for _, pattern := range []string{
-		"/run/netns/*", "/etc/netns/*", "/run/*", filepath.Join(os.TempDir(), "pathtrace*"),
+		"/run/netns/*", "/etc/netns/*", "/run/*",
 	} {
 		paths, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
 		}
-		state[pattern] = strings.Join(paths, "\n")
+		// Every iptables-legacy of the machine has the same lock, and makes it.
+		state[pattern] = strings.Join(slices.DeleteFunc(paths, func(path string) bool { return path == "/run/xtables.lock" }), "\n")
 	}
 	for _, pattern := range []string{
 		"/proc/self/mountinfo", "/proc/sys/net/netfilter/nf_log/*", "/proc/sys/net/ipv4/ip_forward",

@@ -8,16 +8,16 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
-	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/charmbracelet/x/term"
 	"github.com/spf13/cobra"
 
 	"github.com/pathtrace/pathtrace/internal/container"
 	"github.com/pathtrace/pathtrace/internal/doctor"
+	"github.com/pathtrace/pathtrace/internal/evidence"
 	"github.com/pathtrace/pathtrace/internal/resolve"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/report"
@@ -26,6 +26,7 @@ import (
 
 func newDoctorCommand(env *environment) *cobra.Command {
 	var source sourceFlags
+	var save saveFlags
 	output := choice{value: "text", valid: []string{"text", "json"}}
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -38,38 +39,38 @@ of this host are looked at.
 The exit status is 1 when there is an error; warnings and notes leave it 0.`,
 		Args: arguments(0, 0, "no argument"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := save.check(); err != nil {
+				return err
+			}
 			from, err := source.open(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer from.Close() //nolint:errcheck // a read-only descriptor
-			found, err := checkup(cmd.Context(), from)
+			listing, err := survey(cmd.Context(), from)
 			if err != nil {
 				return err
 			}
-			if found.Failed() {
-				env.status = exitFailed
+			found := examined(listing)
+			if err := cmd.Context().Err(); err != nil {
+				return err
 			}
-			if output.value == "json" {
-				return report.CheckupJSON(env.out, found)
-			}
-			options := report.TextOptions{Unicode: localeIsUTF8()}
-			if f, ok := env.out.(*os.File); ok && os.Getenv("NO_COLOR") == "" {
-				options.Color = term.IsTerminal(f.Fd())
-			}
-			return report.CheckupText(env.out, found, options)
+			saved := save.keep(listing)
+			env.status = checkupStatus(found)
+			return errors.Join(printCheckup(env.out, found, output.value, choice{value: "auto"}), saved)
 		},
 	}
 	source.register(cmd)
 	cmd.Flags().VarP(&output, "output", "o", "form of the output: text or json")
+	save.registerFile(cmd)
 	if err := cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(output.valid, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag does not exist: a mistake in this file
 	}
 	return cmd
 }
 
-// checkup reads all that can be read and has it examined.
-func checkup(ctx context.Context, source *container.Source) (*report.Checkup, error) {
+// survey reads all that can be read, to be examined.
+func survey(ctx context.Context, source *container.Source) (*evidence.Listing, error) {
 	snapshot, handles, left, err := topology.Survey(ctx, topology.Config{Source: source.NetNS, SourceName: source.Name})
 	if err != nil {
 		return nil, err
@@ -95,19 +96,17 @@ func checkup(ctx context.Context, source *container.Source) (*report.Checkup, er
 	if source.PID != 0 && source.Name != topology.HostName {
 		in.Enter[snapshot.Source] = fmt.Sprintf("nsenter --target %d --net", source.PID)
 	}
-	running, err := container.Containers(ctx, "")
+	running, err := container.Containers(ctx, container.Config{})
 	if err != nil {
 		in.Missing = append(in.Missing, report.Unchecked{Check: "names of containers", Reason: err.Error()})
 	}
 	nameContainers(&in, running)
-	found := doctor.Examine(in)
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	return &report.Checkup{
-		Schema: report.CheckupSchema, Tool: report.Tool{Version: version},
-		Source:   report.Source{Kind: string(source.Kind), Name: source.Name, Engine: source.Engine, NetNS: snapshot.Source},
-		Findings: found.Findings, Evidence: found.Evidence, Checked: found.Checked, Unchecked: found.Unchecked,
+	return &evidence.Listing{
+		Command: evidence.Doctor, Version: version,
+		Source: report.Source{
+			Kind: string(source.Kind), Name: source.Name, Engine: source.Engine, ID: source.ID, NetNS: snapshot.Source, Note: source.Note,
+		},
+		Examined: &in,
 	}, nil
 }
 
@@ -152,18 +151,21 @@ func readRules(ctx context.Context, handles *topology.Handles, in *doctor.Input)
 	}
 }
 
-// readDocker reads the daemon's configuration and asks it for its networks. That
-// there is no Docker is no problem.
+// readDocker asks the engines for their networks, and reads the configuration of
+// Docker's daemon. That there is no engine is no problem.
 func readDocker(ctx context.Context, in *doctor.Input) {
 	missing := func(err error) {
 		in.Missing = append(in.Missing, report.Unchecked{Check: "Docker's configuration", Reason: err.Error()})
 	}
-	networks, err := container.Networks(ctx, "")
-	if err != nil {
-		missing(err)
+	views, problems := askEngines(ctx)
+	for _, problem := range problems {
+		missing(errors.New(problem))
 	}
-	for _, n := range networks {
-		in.Docker.Networks = append(in.Docker.Networks, doctor.DockerNetwork(n))
+	in.Engines = views
+	for _, v := range views {
+		if v.Engine == "docker" && v.Owner == 0 {
+			in.Docker.Networks = append(in.Docker.Networks, v.Networks...)
+		}
 	}
 	host, err := container.Find(ctx, container.Config{})
 	if err != nil {
@@ -189,7 +191,7 @@ func nameContainers(in *doctor.Input, running []container.Running) {
 	for i := range in.Topology.Namespaces {
 		ns := &in.Topology.Namespaces[i]
 		old := ns.Name
-		if !strings.HasPrefix(old, "pid ") && !strings.HasPrefix(old, "docker ") {
+		if !engineMade(old) {
 			continue
 		}
 		for _, c := range running {
@@ -207,6 +209,13 @@ func nameContainers(in *doctor.Input, running []container.Running) {
 			break
 		}
 	}
+}
+
+// engineMade reports whether the name of a namespace tells people nothing: those
+// of processes and of Docker's namespaces, and the ones that Podman (netns-) and
+// network plugins of Kubernetes (cni-) give.
+func engineMade(name string) bool {
+	return slices.ContainsFunc([]string{"pid ", "docker ", "netns-", "cni-"}, func(begin string) bool { return strings.HasPrefix(name, begin) })
 }
 
 // rename moves what is known of a namespace to its new name.

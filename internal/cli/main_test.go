@@ -5,7 +5,6 @@ package cli
 import (
 	"bufio"
 	"context"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,14 +17,13 @@ import (
 	"github.com/florianl/go-nflog/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/pathtrace/pathtrace/internal/lab"
 	"github.com/pathtrace/pathtrace/ruletrace"
 )
 
-var update = flag.Bool("update", false, "write what is compared: scripts and the samples of the documentation")
-
 // programs are what the test binary is for who calls it by one of these names,
 // which PATH leads to: pathtrace, and the helpers of the scripts.
-var programs = map[string]func(args []string) int{"pathtrace": Main, "when": when, "hold-nflog": holdNFLog, "cure": cure}
+var programs = map[string]func(args []string) int{"pathtrace": Main, "when": when, "hold-nflog": holdNFLog, "cure": cure, lab.ProxyName: Main, lab.ResolverName: Main}
 
 func TestMain(m *testing.M) {
 	ruletrace.GuardMain()

@@ -14,6 +14,7 @@ import (
 	"github.com/charmbracelet/x/term"
 	"github.com/spf13/cobra"
 
+	"github.com/pathtrace/pathtrace/internal/diagnose"
 	"github.com/pathtrace/pathtrace/report"
 )
 
@@ -55,39 +56,84 @@ func (o *outputFlags) check() error {
 	case err == nil && !info.Mode().IsRegular():
 		return nil // a device or a link: what it is worth shows when it is written
 	}
-	f, err := temporaryFor(o.file)
+	return creatable("--report", o.file)
+}
+
+// creatable refuses the file of a flag where none can be made.
+func creatable(flag, name string) error {
+	f, err := temporaryFor(name)
 	if err != nil {
-		return fmt.Errorf("--report %s: %w", o.file, err)
+		return fmt.Errorf("%s %s: %w", flag, name, err)
 	}
 	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // write prints a report where the flags say.
 func (o *outputFlags) write(env *environment, r *report.Report) error {
-	if o.file == "" || o.file == "-" {
-		return o.render(env.out, r)
+	return o.to(env, func(w io.Writer) error { return o.render(w, r) })
+}
+
+// toErr prints a report where the flags say, or else on standard error: standard
+// output is a command's.
+func (o *outputFlags) toErr(env *environment, r *report.Report) error {
+	if o.file == "" {
+		return o.render(env.err, r)
 	}
-	return writeFile(o.file, func(w io.Writer) error { return o.render(w, r) })
+	return o.write(env, r)
+}
+
+// to prints where the flags say.
+func (o *outputFlags) to(env *environment, print func(io.Writer) error) error {
+	if o.file == "" || o.file == "-" {
+		return print(env.out)
+	}
+	return writeFile(o.file, print)
 }
 
 func (o *outputFlags) render(w io.Writer, r *report.Report) error {
 	if o.output.value == "json" {
 		return report.JSON(w, r)
 	}
+	return report.Text(w, r, o.options(w))
+}
+
+// options say what the place where the text goes can show.
+func (o *outputFlags) options(w io.Writer) report.TextOptions {
 	options := report.TextOptions{
 		Detail:  report.Detail(o.detail.value),
-		Color:   o.color.value == "always",
+		Color:   colored(w, o.color),
 		Unicode: localeIsUTF8(),
 	}
 	if f, ok := w.(*os.File); ok && term.IsTerminal(f.Fd()) {
 		if width, _, err := term.GetSize(f.Fd()); err == nil {
 			options.Width = width
 		}
-		if o.color.value == "auto" {
-			options.Color = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
-		}
 	}
-	return report.Text(w, r, options)
+	return options
+}
+
+// colored reports whether what is written has colours.
+func colored(w io.Writer, color choice) bool {
+	if color.value != "auto" {
+		return color.value == "always"
+	}
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(f.Fd()) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
+// outcomeStatus is the exit status for a report; with several probes the worst
+// counts, since "some lost" is a failure.
+func outcomeStatus(r *report.Report) int {
+	switch r.Verdict.Outcome {
+	case report.Replied, report.Delivered:
+		if r.Verdict.Code != diagnose.OK { // a name server answered that there is no such name
+			return exitFailed
+		}
+		return exitOK
+	case report.Inconclusive:
+		return exitInconclusive
+	}
+	return exitFailed
 }
 
 // localeIsUTF8 reports whether the locale's characters are UTF-8.

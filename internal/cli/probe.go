@@ -9,12 +9,14 @@ import (
 	"io/fs"
 	"log"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pathtrace/pathtrace/internal/container"
 	"github.com/pathtrace/pathtrace/internal/live"
 	"github.com/pathtrace/pathtrace/internal/probe"
 	"github.com/pathtrace/pathtrace/internal/resolve"
@@ -25,6 +27,7 @@ import (
 type probeFlags struct {
 	source     sourceFlags
 	output     outputFlags
+	save       saveFlags
 	count      int
 	timeout    time.Duration
 	verbose    bool
@@ -36,13 +39,22 @@ type probeFlags struct {
 	df    bool
 	// of TCP
 	sendBytes int
+	// of UDP
+	payload string
 }
 
 func (f *probeFlags) register(cmd *cobra.Command) {
+	f.registerRun(cmd)
+	cmd.Flags().IntVarP(&f.count, "count", "c", 1, "send `COUNT` probes and explain the first that fails")
+}
+
+// registerRun adds those of every run.
+func (f *probeFlags) registerRun(cmd *cobra.Command) {
+	f.count = 1
 	f.source.register(cmd)
 	f.output.register(cmd)
+	f.save.register(cmd)
 	flags := cmd.Flags()
-	flags.IntVarP(&f.count, "count", "c", 1, "send `COUNT` probes and explain the first that fails")
 	flags.DurationVar(&f.timeout, "timeout", 5*time.Second, "wait that long for each answer")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "say on standard error what pathtrace itself does")
 }
@@ -55,13 +67,18 @@ func (f *probeFlags) check() error {
 	case f.timeout <= 0:
 		return fmt.Errorf("--timeout %s: the time must be positive", f.timeout)
 	case f.sourcePort != 0 && f.count > 1:
-		return errors.New("--source-port is for one connection, without -c")
+		return errors.New("--source-port is for one probe, without -c")
+	case len(f.payload) > live.MaxPayload:
+		return fmt.Errorf("--payload has %d bytes: a datagram holds at most %d", len(f.payload), live.MaxPayload)
 	case f.sized && (f.size < probe.NonceSize || f.size > probe.MaxSize):
 		return fmt.Errorf("--size %d: the size is from %d to %d bytes", f.size, probe.NonceSize, probe.MaxSize)
 	case f.sendBytes != 0 && f.count > 1:
 		return errors.New("--send-bytes is for one connection, without -c")
 	case f.sendBytes < 0 || f.sendBytes > live.MaxSendBytes:
 		return fmt.Errorf("--send-bytes %d: the number is from 0 to %d", f.sendBytes, live.MaxSendBytes)
+	}
+	if err := f.save.check(); err != nil {
+		return err
 	}
 	return f.output.check()
 }
@@ -137,15 +154,7 @@ func newTCPCommand(env *environment) *cobra.Command {
 		Short: "Open a TCP connection and explain the way of its first packet, there and back",
 		Args:  arguments(1, 1, "one HOST:PORT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			host, portText, err := net.SplitHostPort(args[0])
-			if err != nil {
-				return fmt.Errorf("%q is not HOST:PORT (an IPv6 address needs brackets, [2001:db8::1]:80): %w", args[0], err)
-			}
-			port, err := strconv.ParseUint(portText, 10, 16)
-			if err != nil || port == 0 {
-				return fmt.Errorf("%q: the port must be a number from 1 to 65535", args[0])
-			}
-			return flags.run(cmd.Context(), env, "tcp", args[0], host, uint16(port), flags.family())
+			return flags.runToPort(cmd.Context(), env, "tcp", args[0])
 		},
 	}
 	flags.register(cmd)
@@ -154,6 +163,98 @@ func newTCPCommand(env *environment) *cobra.Command {
 	flags.registerFamily(cmd)
 	cmd.Flags().Uint16Var(&flags.sourcePort, "source-port", 0, "connect from that `PORT`, as a program does that has one of its own")
 	return cmd
+}
+
+func newUDPCommand(env *environment) *cobra.Command {
+	var flags probeFlags
+	cmd := &cobra.Command{
+		Use:   "udp HOST:PORT",
+		Short: "Send a UDP datagram and explain its way, and that of what comes back",
+		Args:  arguments(1, 1, "one HOST:PORT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return flags.runToPort(cmd.Context(), env, "udp", args[0])
+		},
+	}
+	flags.register(cmd)
+	cmd.Flags().StringVar(&flags.payload, "payload", "pathtrace\n", "send that `TEXT`; a saved bundle has it")
+	flags.registerFamily(cmd)
+	cmd.Flags().Uint16Var(&flags.sourcePort, "source-port", 0, "send from that `PORT`, as a program does that has one of its own")
+	return cmd
+}
+
+// runToPort probes a HOST:PORT.
+func (f *probeFlags) runToPort(ctx context.Context, env *environment, kind, target string) error {
+	host, port, err := hostPort(target)
+	if err != nil {
+		return err
+	}
+	return f.run(ctx, env, kind, target, host, port, f.family())
+}
+
+func newDNSCommand(env *environment) *cobra.Command {
+	var flags probeFlags
+	var server string
+	cmd := &cobra.Command{
+		Use:   "dns NAME",
+		Short: "Look a name up as the source does, and explain the way of each query",
+		Args:  arguments(1, 1, "one NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			lookup := live.Lookup{Want: flags.family()}
+			if cmd.Flags().Changed("timeout") {
+				lookup.Wait = flags.timeout
+			}
+			if server != "" {
+				address, err := netip.ParseAddr(server)
+				if err != nil || address.IsUnspecified() {
+					return fmt.Errorf("--server %q is not the address of a name server", server)
+				}
+				lookup.Server = address.Unmap()
+			}
+			return flags.lookUp(cmd.Context(), env, args[0], lookup)
+		},
+	}
+	flags.registerRun(cmd)
+	flags.registerFamily(cmd)
+	cmd.Flags().StringVar(&server, "server", "", "ask the name server with that `IP`, whatever the source's files say")
+	return cmd
+}
+
+// lookUp traces the queries for a name.
+func (f *probeFlags) lookUp(ctx context.Context, env *environment, name string, lookup live.Lookup) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	if err := resolve.CheckName(name); err != nil {
+		return err
+	}
+	source, err := f.source.open(ctx)
+	if err != nil {
+		return withAdvice(err)
+	}
+	defer source.Close() //nolint:errcheck // a read-only descriptor
+	if lookup.Files, err = resolve.ReadFiles(source, name); err != nil {
+		return withAdvice(err)
+	}
+	lookup.Behind = lookup.Files.Behind
+	if host, err := container.Find(ctx, container.Config{}); err == nil {
+		others, _ := resolve.Servers(host) // those that a server on this machine is likely to ask
+		lookup.Behind = append(lookup.Behind, others...)
+		_ = host.Close()
+	}
+	return f.trace(ctx, env, live.Config{Kind: "dns", Source: source, Target: name, Lookup: &lookup})
+}
+
+// hostPort splits HOST:PORT.
+func hostPort(text string) (host string, port uint16, err error) {
+	host, portText, err := net.SplitHostPort(text)
+	if err != nil {
+		return "", 0, fmt.Errorf("%q is not HOST:PORT (an IPv6 address needs brackets, [2001:db8::1]:80): %w", text, err)
+	}
+	number, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil || number == 0 {
+		return "", 0, fmt.Errorf("%q: the port must be a number from 1 to 65535", text)
+	}
+	return host, uint16(number), nil
 }
 
 // run resolves the host as the source would, traces, and prints the report.
@@ -171,18 +272,29 @@ func (f *probeFlags) run(ctx context.Context, env *environment, kind, target, ho
 	if err != nil && (failure == nil || !failure.Traceable()) {
 		return unresolved(withAdvice(err))
 	}
-	cfg := live.Config{
+	return f.trace(ctx, env, live.Config{
 		Unresolved: failure,
 		Kind:       kind, Source: source, Target: target, Resolved: resolved, Port: port, SourcePort: f.sourcePort,
-		Size: f.size, DontFragment: f.df, SendBytes: f.sendBytes,
-		Count: f.count, Timeout: f.timeout, Version: version,
-	}
+		Size: f.size, DontFragment: f.df, SendBytes: f.sendBytes, Payload: []byte(f.payload),
+		Count: f.count, Timeout: f.timeout,
+	})
+}
+
+// trace makes the run and prints its report.
+func (f *probeFlags) trace(ctx context.Context, env *environment, cfg live.Config) (err error) {
+	cfg.Version, cfg.Engines = version, askEngines
 	if f.verbose {
 		cfg.Log = log.New(env.err, "pathtrace: ", log.Lmicroseconds).Printf
 	}
 	cfg.Print = func(r *report.Report) error { return f.output.write(env, r) }
+	if cfg.Save, err = f.save.create(); err != nil {
+		return err
+	}
 	r, err := live.Run(ctx, cfg)
-	if err != nil {
+	if err = errors.Join(err, cfg.Save.Close()); err != nil {
+		if r == nil && f.save.file != "" {
+			err = errors.Join(err, os.Remove(f.save.file)) // nothing is in it
+		}
 		return withAdvice(err)
 	}
 	env.status = outcomeStatus(r)
@@ -196,16 +308,4 @@ func unresolved(err error) error {
 		return &exitError{status: exitFailed, err: err}
 	}
 	return err
-}
-
-// outcomeStatus is the exit status for a report; with several probes the worst
-// counts, since "some lost" is a failure.
-func outcomeStatus(r *report.Report) int {
-	switch r.Verdict.Outcome {
-	case report.Replied, report.Delivered:
-		return exitOK
-	case report.Inconclusive:
-		return exitInconclusive
-	}
-	return exitFailed
 }

@@ -60,6 +60,9 @@ func runSample(t *testing.T, args []string) string {
 		_, command, _ := strings.Cut(strings.TrimSpace(stderr), "\n$ ")
 		return "$ " + command + "\n" + stdout
 	}
+	if slices.Contains(args, "exec") {
+		return runExecSample(t, args)
+	}
 	// As JSON, in which id and time are changed before lines are broken.
 	_, stdout, stderr := runProgram(t, program(t, nil, append([]string{"demo", "-o", "json"}, args...)...))
 	r, err := report.Decode(strings.NewReader(stdout))
@@ -77,6 +80,33 @@ func runSample(t *testing.T, args []string) string {
 	_, command, _ := strings.Cut(strings.TrimSpace(stderr), "\n$ ")
 	out.WriteString("$ " + strings.TrimSuffix(command, " --output json") + "\n")
 	if err := report.Text(&out, r, report.TextOptions{Unicode: true}); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+// runExecSample is runSample for exec, whose report goes elsewhere. Ports and
+// processes are changed before lines are broken, and what only root is told.
+func runExecSample(t *testing.T, args []string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "report.json")
+	at := slices.Index(args, "exec") + 1
+	asked := slices.Concat([]string{"demo"}, args[:at], []string{"-o", "json", "--report", file}, args[at:])
+	_, stdout, stderr := runProgram(t, program(t, nil, asked...))
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", args, err, stderr)
+	}
+	owner := regexp.MustCompile(`"owner": "[^"]*",?`)
+	port := regexp.MustCompile(`(172\.17\.0\.2|192\.168\.0\.23):\d{4,5}`)
+	data = port.ReplaceAll(owner.ReplaceAll(data, nil), []byte("$1:40312"))
+	r, err := report.Decode(bytes.NewReader(data))
+	if err != nil {
+		t.Fatalf("%v: %v", args, err)
+	}
+	r.Traced.Command.Elapsed = 10012 * time.Millisecond
+	out := bytes.NewBufferString("$ pathtrace " + strings.Join(args[at-1:], " ") + "\n" + stdout)
+	if err := report.Text(out, r, report.TextOptions{Unicode: true}); err != nil {
 		t.Fatal(err)
 	}
 	return out.String()

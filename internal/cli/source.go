@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/pathtrace/pathtrace/internal/container"
+	"github.com/pathtrace/pathtrace/internal/engine"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -24,11 +26,11 @@ type sourceFlags struct {
 func (s *sourceFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	s.flags = flags
-	flags.StringVar(&s.container, "container", "", "start in the container `NAME` or id, or in the network namespace of that name")
+	flags.StringVar(&s.container, "container", "", "start in the container `NAME` or id (Kubernetes: NAMESPACE/POD/CONTAINER), or in the network namespace of that name")
 	flags.StringVar(&s.netns, "netns", "", "start in the network namespace `NAME`, or the one at a path")
 	flags.IntVar(&s.pid, "pid", 0, "start in the network namespace of process `PID`")
-	s.engine = choice{valid: []string{"docker", "netns"}}
-	flags.Var(&s.engine, "engine", "where --container is looked up: docker or netns (default both)")
+	s.engine = choice{valid: container.Engines()}
+	flags.Var(&s.engine, "engine", "where --container is looked up: "+strings.Join(s.engine.valid, ", ")+" (default all)")
 	cmd.MarkFlagsMutuallyExclusive("container", "netns", "pid")
 	if err := cmd.RegisterFlagCompletionFunc("engine", cobra.FixedCompletions(s.engine.valid, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag does not exist: a mistake in this file
@@ -57,4 +59,9 @@ func (s *sourceFlags) open(ctx context.Context) (*container.Source, error) {
 	return container.Find(ctx, container.Config{
 		Container: s.container, NetNS: s.netns, PID: s.pid, Engine: s.engine.value,
 	})
+}
+
+// askEngines asks all container engines of this host what they say of themselves.
+func askEngines(ctx context.Context) (views []engine.View, problems []string) {
+	return container.Views(ctx, container.Config{})
 }

@@ -2,8 +2,9 @@
 
 // Package container finds the place that a probe is to be sent from: a
 // container, a named network namespace, a process, or the host itself. It
-// opens namespaces, reads files below their root and asks the Docker daemon
-// with GET requests; it changes nothing on the host.
+// opens namespaces, reads files below their root, asks the daemons of Docker and
+// Podman with GET requests, and reads the state that other engines keep in /run
+// and /proc; it changes nothing on the host. Exec runs a command there.
 package container
 
 import (
@@ -14,7 +15,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,10 +44,13 @@ type Source struct {
 	// Name is as reports print it: "host", the name of the container or the
 	// namespace, or "pid N".
 	Name string
-	// Engine is the container engine that knows the name ("docker"), empty
+	// Engine is the container engine that knows the name, one of Engines, empty
 	// for others; ID is the engine's id of the container.
 	Engine, ID string
-	NetNS      *netns.NS
+	// Note says, in words, whose network namespace it is where that is not the
+	// container's own; empty where there is nothing to say.
+	Note  string
+	NetNS *netns.NS
 	// PID is the process whose namespace it is, 0 for a named namespace.
 	PID int
 
@@ -55,29 +58,42 @@ type Source struct {
 	root *os.File
 	// etc are the directories below root with the source's hosts file and
 	// resolv.conf; the first that has the file is used.
-	etc  []string
-	once sync.Once
+	etc []string
+	// pidfd holds the process with PID, to tell when it ends; nil where it could not
+	// be held. path is the name of a named namespace.
+	pidfd *os.File
+	path  string
+	// service is the API of the container's engine, nil where there is none.
+	service *service
+	once    sync.Once
 }
 
 // Config says what is to be found. With Container, NetNS and PID all zero it
 // is the host itself; at most one of them may be set.
 type Config struct {
 	// Container is a container's name or the start of its id, or the name of
-	// a network namespace when no engine knows it.
+	// a network namespace when no engine knows it. Containers of Kubernetes are
+	// NAMESPACE/POD/CONTAINER, POD/CONTAINER or, for the pod, POD.
 	Container string
 	// NetNS is the name of a network namespace below RunNetNS, or a path when
 	// it has a slash.
 	NetNS string
 	PID   int
-	// Engine restricts Container to one engine: "docker", or "netns" for
-	// named namespaces. Empty means all.
+	// Engine restricts Container to one of Engines. Empty means all.
 	Engine string
 	// RunNetNS is the directory of the named namespaces; empty means
 	// /run/netns.
 	RunNetNS string
-	// DockerHost is the Docker daemon's address; empty means $DOCKER_HOST,
-	// or unix:///var/run/docker.sock when that is empty too.
+	// DockerHost is the Docker daemon's address; empty means $DOCKER_HOST, or
+	// the usual ones when that is empty too: /var/run/docker.sock, and
+	// /run/user/UID/docker.sock of the own user, or of all for root.
 	DockerHost string
+}
+
+func (c *Config) defaults() {
+	if c.RunNetNS == "" {
+		c.RunNetNS = "/run/netns"
+	}
 }
 
 // NotFoundError says that nothing has the name.
@@ -133,12 +149,10 @@ func (e *PermissionError) Error() string {
 func (e *PermissionError) Unwrap() error { return e.Err }
 
 // Find opens the source. Errors that a caller can decide on are
-// *NotFoundError, *NotRunningError and *PermissionError. The caller closes the
+// *NotFoundError, *AmbiguousError, *NotRunningError and *PermissionError. The caller closes the
 // source.
 func Find(ctx context.Context, config Config) (*Source, error) {
-	if config.RunNetNS == "" {
-		config.RunNetNS = "/run/netns"
-	}
+	config.defaults()
 	given := 0
 	for _, set := range []bool{config.Container != "", config.NetNS != "", config.PID != 0} {
 		if set {
@@ -236,7 +250,23 @@ func fromPID(pid int, source *Source) (*Source, error) {
 		return nil, errors.Join(fmt.Errorf("open the root directory of pid %d: %w", pid, cause(err)), ns.Close())
 	}
 	source.NetNS, source.PID, source.root, source.etc = ns, pid, root, []string{"etc"}
+	source.pidfd = hold(pid, ns)
 	return source, nil
+}
+
+// hold opens a descriptor of a process, if that is the one whose namespace was
+// opened; nil else. A thread has none before Linux 6.9.
+func hold(pid int, ns *netns.NS) *os.File {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil
+	}
+	held := os.NewFile(uintptr(fd), "process")
+	if netnsOf(pid) != ns.ID() {
+		_ = held.Close()
+		return nil
+	}
+	return held
 }
 
 func findNetNS(config Config) (*Source, error) {
@@ -296,67 +326,8 @@ func fromPath(path string, source *Source) (*Source, error) {
 	if err != nil {
 		return nil, errors.Join(err, ns.Close())
 	}
-	source.NetNS, source.root = ns, root
+	source.NetNS, source.root, source.path = ns, root, path
 	return source, nil
-}
-
-// findContainer asks the engines, then the named namespaces.
-func findContainer(ctx context.Context, config Config) (*Source, error) {
-	missing := &NotFoundError{What: "container", Name: config.Container}
-	var known []string
-	if config.Engine == "" || config.Engine == dockerEngine {
-		engine, err := newDocker(config.DockerHost)
-		if err == nil {
-			var found dockerContainer
-			if found, err = engine.inspect(ctx, config.Container); err == nil {
-				return found.open()
-			}
-			if errors.Is(err, fs.ErrNotExist) {
-				known, err = engine.names(ctx)
-			}
-		}
-		switch {
-		case ctx.Err() != nil:
-			return nil, ctx.Err()
-		case errors.Is(err, errNoDaemon) && config.Engine == "":
-			// Most machines have one engine or none: not worth a word.
-		case err != nil:
-			missing.Problems = append(missing.Problems, err.Error())
-		}
-	}
-	if config.Engine == "" || config.Engine == "netns" {
-		source, err := fromName(config, config.Container)
-		if err == nil {
-			return source, nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		known = append(known, named(config.RunNetNS)...)
-	}
-	if config.Engine != "" && config.Engine != dockerEngine && config.Engine != "netns" {
-		return nil, fmt.Errorf("unknown container engine %q: docker or netns", config.Engine)
-	}
-	missing.Near = near(config.Container, known)
-	return nil, missing
-}
-
-// Names returns the names that Find would take for Container, or for NetNS
-// when only namespaces is set, sorted.
-func Names(ctx context.Context, config Config, namespaces bool) []string {
-	if config.RunNetNS == "" {
-		config.RunNetNS = "/run/netns"
-	}
-	names := named(config.RunNetNS)
-	if !namespaces {
-		if engine, err := newDocker(config.DockerHost); err == nil {
-			// Completion has nobody to tell a problem to.
-			containers, _ := engine.names(ctx)
-			names = append(names, containers...)
-		}
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
 }
 
 // named returns the names of the named namespaces; none when there is no
@@ -376,7 +347,12 @@ func named(dir string) []string {
 // Close releases the namespace and the root. It may be called twice.
 func (s *Source) Close() error {
 	var err error
-	s.once.Do(func() { err = errors.Join(s.NetNS.Close(), s.root.Close()) })
+	s.once.Do(func() {
+		err = errors.Join(s.NetNS.Close(), s.root.Close())
+		if s.pidfd != nil {
+			err = errors.Join(err, s.pidfd.Close())
+		}
+	})
 	return err
 }
 

@@ -10,10 +10,8 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -42,9 +40,9 @@ func newNetNS(t *testing.T) *netns.NS {
 	return ns
 }
 
-// process makes something with a pid whose network namespace is ns and whose
+// thread makes something with a pid whose network namespace is ns and whose
 // root directory is root: a thread.
-func process(t *testing.T, ns *netns.NS, root string) int {
+func thread(t *testing.T, ns *netns.NS, root string) int {
 	t.Helper()
 	ready, end, ended := make(chan error), make(chan struct{}), make(chan struct{})
 	var tid int
@@ -127,31 +125,52 @@ func daemon(t *testing.T, handler http.Handler) string {
 }
 
 // containers is a handler that knows these containers.
-func containers(known ...dockerContainer) http.Handler {
+func containers(known ...found) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /containers/{name}/json", func(w http.ResponseWriter, r *http.Request) {
-		for _, c := range known {
-			if name := r.PathValue("name"); name == c.Name || strings.HasPrefix(c.ID, name) {
-				_ = json.NewEncoder(w).Encode(map[string]any{
-					"Id": c.ID, "Name": "/" + c.Name, "State": map[string]any{"Status": c.State, "Pid": c.PID},
-					"Config": map[string]any{"Env": []string{"PASSWORD=secret"}},
-				})
-				return
-			}
+		c, status := meant(r.PathValue("name"), known)
+		if status == http.StatusOK {
+			_ = json.NewEncoder(w).Encode(map[string]any{
+				"Id": c.id, "Name": "/" + c.name, "State": map[string]any{"Status": c.state, "Pid": c.pid},
+				"Config":     map[string]any{"Env": []string{"PASSWORD=secret"}},
+				"HostConfig": map[string]any{"NetworkMode": c.mode},
+			})
+			return
 		}
-		w.WriteHeader(http.StatusNotFound)
-		fmt.Fprintln(w, `{"message":"No such container"}`)
+		w.WriteHeader(status)
+		fmt.Fprintln(w, `{"message":"nothing to be read"}`)
 	})
 	mux.HandleFunc("GET /containers/json", func(w http.ResponseWriter, r *http.Request) {
 		var list []map[string]any
 		for _, c := range known {
-			if c.PID != 0 || r.URL.Query().Get("all") == "1" {
-				list = append(list, map[string]any{"Id": c.ID, "Names": []string{"/" + c.Name}})
+			if c.pid != 0 || r.URL.Query().Get("all") == "1" {
+				list = append(list, map[string]any{"Id": c.id, "Names": []string{"/" + c.name}})
 			}
 		}
 		_ = json.NewEncoder(w).Encode(list)
 	})
 	return mux
+}
+
+// meant is the container that a name stands for, and the status that Docker 20.10
+// answers with: a start of several ids is none's.
+func meant(name string, known []found) (found, int) {
+	var some []found
+	for _, c := range known {
+		if c.name == name || c.id == name {
+			return c, http.StatusOK
+		}
+		if strings.HasPrefix(c.id, name) {
+			some = append(some, c)
+		}
+	}
+	switch len(some) {
+	case 0:
+		return found{}, http.StatusNotFound
+	case 1:
+		return some[0], http.StatusOK
+	}
+	return found{}, http.StatusInternalServerError
 }
 
 const nobody = "unix:///nonexistent/docker.sock"
@@ -174,16 +193,16 @@ func TestFindHost(t *testing.T) {
 
 func TestFindDocker(t *testing.T) {
 	ns, root := newNetNS(t), t.TempDir()
-	pid := process(t, ns, root)
+	pid := thread(t, ns, root)
 	if err := errors.Join(os.Mkdir(filepath.Join(root, "etc"), 0o755), os.WriteFile(filepath.Join(root, "etc/hosts"), []byte("mine"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	address := daemon(t, containers(
-		dockerContainer{ID: "0123456789abcdef", Name: "cnt01", State: "running", PID: pid},
-		dockerContainer{ID: "fedcba9876543210", Name: "stopped", State: "exited"},
+		found{id: "0123456789abcdef", name: "cnt01", state: "running", pid: pid},
+		found{id: "fedcba9876543210", name: "stopped", state: "exited"},
 	))
 	for _, name := range []string{"cnt01", "0123"} {
-		source, err := Find(t.Context(), Config{Container: name, DockerHost: address})
+		source, err := Find(t.Context(), Config{Container: name, Engine: "docker", DockerHost: address})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -196,19 +215,19 @@ func TestFindDocker(t *testing.T) {
 			t.Errorf("hosts: %q in %s, %v", content, path, err)
 		}
 	}
-	_, err := Find(t.Context(), Config{Container: "stopped", DockerHost: address})
+	_, err := Find(t.Context(), Config{Container: "stopped", Engine: "docker", DockerHost: address})
 	var stopped *NotRunningError
 	if !errors.As(err, &stopped) || stopped.State != "exited" {
 		t.Errorf("got %v", err)
 	}
 	for typed, want := range map[string]string{"cnt10": "cnt01", "CNT01": "cnt01", "stop": "stopped", "cn": "cnt01"} {
-		_, err := Find(t.Context(), Config{Container: typed, DockerHost: address, RunNetNS: t.TempDir()})
+		_, err := Find(t.Context(), Config{Container: typed, Engine: "docker", DockerHost: address, RunNetNS: t.TempDir()})
 		var missing *NotFoundError
 		if !errors.As(err, &missing) || !slices.Equal(missing.Near, []string{want}) || len(missing.Problems) != 0 {
 			t.Errorf("%s: got %v, want near match %q", typed, err, want)
 		}
 	}
-	if got := Names(t.Context(), Config{DockerHost: address, RunNetNS: t.TempDir()}, false); !slices.Equal(got, []string{"cnt01", "stopped"}) {
+	if got := Names(t.Context(), Config{Engine: "docker", DockerHost: address, RunNetNS: t.TempDir()}, false); !slices.Equal(got, []string{"cnt01", "stopped"}) {
 		t.Errorf("names %q", got)
 	}
 }
@@ -332,7 +351,7 @@ func TestFindNamed(t *testing.T) {
 
 func TestFindPID(t *testing.T) {
 	ns := newNetNS(t)
-	pid := process(t, ns, t.TempDir())
+	pid := thread(t, ns, t.TempDir())
 	source, err := Find(t.Context(), Config{PID: pid})
 	if err != nil {
 		t.Fatal(err)
@@ -394,7 +413,7 @@ func TestReadEtc(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	source, err := Find(t.Context(), Config{PID: process(t, ns, root)})
+	source, err := Find(t.Context(), Config{PID: thread(t, ns, root)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -455,61 +474,5 @@ func TestNear(t *testing.T) {
 		if got := near(tt.typed, names); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: got %q, want %q", tt.typed, got, tt.want)
 		}
-	}
-}
-
-// TestNetworks reads what the daemon tells of its networks, and takes no daemon
-// for none.
-func TestNetworks(t *testing.T) {
-	address := daemon(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/networks" {
-			w.WriteHeader(http.StatusNotFound)
-			return
-		}
-		fmt.Fprintln(w, `[
-{"Name":"bridge","Id":"aaaa","Driver":"bridge","IPAM":{"Config":[{"Subnet":"172.17.0.0/16","Gateway":"172.17.0.1"}]},
- "Options":{"com.docker.network.bridge.name":"docker0","com.docker.network.bridge.enable_ip_masquerade":"true"}},
-{"Name":"inner","Id":"5f1c3a9d2b7e0123456789","Driver":"bridge","Internal":true,"IPAM":{"Config":[{"Subnet":"172.18.0.0/16"},{"Subnet":"fd00:1::/64"},{"Subnet":"nonsense"}]},"Options":{}},
-{"Name":"routed","Id":"6f1c3a9d2b7e0123456789","Driver":"bridge","Options":{"com.docker.network.bridge.gateway_mode_ipv6":"routed"}},
-{"Name":"none","Id":"bbbb","Driver":"null","Options":null}]`)
-	}))
-	got, err := Networks(t.Context(), address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := []Network{
-		{Name: "bridge", Bridge: "docker0", Prefixes: []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16")}},
-		{Name: "inner", Bridge: "br-5f1c3a9d2b7e", Internal: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("172.18.0.0/16"), netip.MustParsePrefix("fd00:1::/64")}},
-		{Name: "routed", Bridge: "br-6f1c3a9d2b7e", Unmasked: true},
-		{Name: "none"},
-	}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, want %+v", got, want)
-	}
-	if got, err := Networks(t.Context(), nobody); len(got) > 0 || err != nil {
-		t.Errorf("without a daemon: %v, %v", got, err)
-	}
-	if _, err := Networks(t.Context(), "tcp://192.0.2.1:2375"); err == nil {
-		t.Error("a daemon elsewhere is asked")
-	}
-}
-
-// TestContainers names the namespaces of containers that run.
-func TestContainers(t *testing.T) {
-	var here unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/net", &here); err != nil {
-		t.Fatal(err)
-	}
-	address := daemon(t, containers(
-		dockerContainer{ID: "aaaa", Name: "web", State: "running", PID: os.Getpid()},
-		dockerContainer{ID: "bbbb", Name: "old", State: "exited"},
-		dockerContainer{ID: "cccc", Name: "gone", State: "running", PID: 1 << 30},
-	))
-	got, err := Containers(t.Context(), address)
-	if want := []Running{{Name: "web", PID: os.Getpid(), NetNS: here.Ino}}; err != nil || !slices.Equal(got, want) {
-		t.Errorf("got %+v, %v, want %+v", got, err, want)
-	}
-	if got, err := Containers(t.Context(), nobody); len(got) > 0 || err != nil {
-		t.Errorf("without a daemon: %v, %v", got, err)
 	}
 }

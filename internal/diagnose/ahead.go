@@ -40,7 +40,7 @@ func (s *scene) ahead(v *report.Verdict) []report.Finding {
 	}
 	var found []report.Finding
 	for _, o := range w.obstacles {
-		if o.code == v.Code || o.follows(v) || slices.ContainsFunc(found, func(f report.Finding) bool { return f.Code == o.code && f.Summary == o.words() }) {
+		if o.same(v) || o.follows(v) || slices.ContainsFunc(found, func(f report.Finding) bool { return f.Code == o.code && f.Summary == o.words() }) {
 			continue
 		}
 		found = append(found, report.Finding{Code: o.code, Severity: "warning", Summary: o.words(), Fix: append([]string{}, o.fix...), Evidence: []string{s.fact(o.kind, o.netns, "%s", o.fact)}})
@@ -62,6 +62,12 @@ type obstacle struct {
 	// kind and fact are its evidence.
 	kind, fact string
 	fix        []string
+}
+
+// same reports whether an obstacle is what the verdict says: a route may be
+// missing in several namespaces, anything else is named once.
+func (o *obstacle) same(v *report.Verdict) bool {
+	return o.code == v.Code && (o.code != NoRoute || o.netns == v.NetNS)
 }
 
 // follows reports whether a route is missing, or is a wrong one, because of what
@@ -128,9 +134,13 @@ func (w *walk) follow(ns *topology.Namespace, q topology.Query) {
 
 // mend has a namespace without a route that leads on send the packet where it
 // would once that is mended, if only one thing can be meant: by what is left
-// without a route that leads nowhere, to the only router that is visible, or by
-// the only cable.
+// without a route that leads nowhere, to the only router that is visible or
+// leads on, or by the only cable.
 func (w *walk) mend(o *outlook) {
+	if onward := w.goesBack(o); onward != nil {
+		o.link, o.next, o.owner = onward.link, onward.via, onward.owner
+		return
+	}
 	if o.link != nil {
 		return
 	}
@@ -140,6 +150,10 @@ func (w *walk) mend(o *outlook) {
 	if without := w.look(&open, o.query); without.link != nil && !without.decision.Undetermined {
 		*o, without = *without, o
 		o.ns = w.now(without.ns.Name)
+		return
+	}
+	if onward := w.leadsOn(o.ns, o.query); onward != nil {
+		o.link, o.next, o.owner = onward.link, onward.via, onward.owner
 		return
 	}
 	if gateway, link := w.onlyGateway(o); link != nil {
@@ -164,6 +178,12 @@ func (w *walk) mend(o *outlook) {
 	}
 }
 
+// tunnels reports whether a bridge has a tunnel as a port: then it carries frames to
+// other hosts that are not its own.
+func tunnels(ns *topology.Namespace, bridge string) bool {
+	return bridge != "" && slices.ContainsFunc(ns.Links, func(l topology.Link) bool { return l.Bridge == bridge && l.Tunnel != nil })
+}
+
 // arrival is where the packet comes next, and by which interface; nil where that
 // is not known.
 func (w *walk) arrival(o *outlook) (*topology.Namespace, string) {
@@ -177,7 +197,7 @@ func (w *walk) arrival(o *outlook) (*topology.Namespace, string) {
 		return nil, ""
 	case o.owner != nil:
 		return o.owner, o.owner.Local(o.next).Name
-	case o.far == nil || o.farLink == nil:
+	case o.far == nil || o.farLink == nil || tunnels(o.far, o.farLink.Bridge):
 		return nil, ""
 	case o.farLink.Bridge != "":
 		return o.far, o.farLink.Bridge
@@ -209,17 +229,18 @@ var nowhere = []string{"blackhole", "unreachable", "prohibit"}
 
 // route looks whether there is one that leads on.
 func (w *walk) route(o *outlook) {
-	add := func(code, text, fact string) {
+	add := func(code, text, fact string, fix ...string) {
 		leg := "request"
 		if o.query.Target == w.source {
 			leg = "reply"
 		}
-		w.obstacles = append(w.obstacles, obstacle{code: code, netns: o.ns.Name, text: text, kind: "route", fact: fact, leg: leg, ingress: o.query.Ingress})
+		w.obstacles = append(w.obstacles, obstacle{code: code, netns: o.ns.Name, text: text, kind: "route", fact: fact, leg: leg, ingress: o.query.Ingress, fix: fix})
 	}
 	var down *topology.Link // its routes went with it; not those by which the packet comes
 	if link := w.downLink(o); o.noRoute() && link != nil && link.Name != o.query.Ingress {
 		down = link
 	}
+	onward := w.goesBack(o)
 	switch route, policy := o.decision.Route, o.decision.Policy; {
 	case route != nil && slices.Contains(nowhere, route.Type):
 		add(RouteBlackhole, fmt.Sprintf("its route %q %s", route.Text, typeWords[route.Type]), route.Text)
@@ -227,9 +248,21 @@ func (w *walk) route(o *outlook) {
 		add(RouteBlackhole, fmt.Sprintf("its policy rule %q %s", policy.Text, typeWords[policy.Action]), "policy rule "+policy.Text)
 	case down != nil:
 		add(LinkDown, fmt.Sprintf("its %s is down, and with it went its routes", down.Name), fmt.Sprintf("%s: %s", down.Name, stateOf(down)))
+	case onward != nil:
+		add(NoRoute, fmt.Sprintf("it has no route to %s, and its %q would send it back to where it came from", o.query.Target, route.Text), route.Text,
+			w.commands(o.ns.Name, []string{onward.link.Name}, onward.command())...)
 	case o.noRoute():
 		add(NoRoute, fmt.Sprintf("it has no route to %s", o.query.Target), fmt.Sprintf("no route to %s", o.query.Target))
 	}
+}
+
+// goesBack is what would lead on where a namespace's default route sends the
+// packet out by the interface that it came in by; nil elsewhere.
+func (w *walk) goesBack(o *outlook) *onward {
+	if o.link == nil || o.link.Name != o.query.Ingress || o.decision.Route == nil || !everywhere(o.decision.Route.Destination) {
+		return nil
+	}
+	return w.leadsOn(o.ns, o.query)
 }
 
 // overlapped looks whether a route leads what is for the source elsewhere than

@@ -18,6 +18,10 @@ import (
 var causes = []func(*scene) *cause{
 	linkDown, // link.go
 	portBlocked,
+	tunnelDown, // tunnel.go
+	tunnelMismatch,
+	tunnelNoRemote,
+	tunnelUnroutable,
 	xdpDropped, // hooks.go
 	ingressFiltered,
 	tentative,
@@ -29,6 +33,7 @@ var causes = []func(*scene) *cause{
 	subnetOverlap,  // overlap.go
 	vpnTakes,       // vpn.go
 	routeGone,      // overlap.go
+	sentBack,       // bounce.go
 	rpFilter,       // rpfilter.go
 	oneWay,         // oneway.go
 	untracked,      // untracked.go
@@ -168,10 +173,10 @@ func (s *scene) command(netns, format string, values ...any) (line string, ok bo
 // verdict's.
 func (d *Diagnosis) explain(in *Input) {
 	v := &d.Verdict
-	if v.Outcome == report.Replied || v.Code == Inconclusive {
+	if v.Outcome == report.Replied || v.Outcome == report.Delivered || v.Code == Inconclusive {
 		return
 	}
-	s := &scene{in: in, leg: "request", path: &in.Path.Request, seen: *v}
+	s := &scene{in: in, leg: "request", path: &in.Path.Request, seen: *v, facts: in.Facts}
 	if v.Leg == "reply" {
 		s.leg, s.path = "reply", &in.Path.Reply
 	}
@@ -187,6 +192,7 @@ func (d *Diagnosis) explain(in *Input) {
 		}
 	}
 	d.Findings = append(d.Findings, s.ahead(v)...)
+	d.Findings = append(d.Findings, s.engineSays(v)...)
 	d.Evidence = s.facts
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/engine"
 	"github.com/pathtrace/pathtrace/internal/path"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/report"
@@ -59,11 +60,16 @@ const (
 	DNATNoTarget     = "DNAT_NO_TARGET"
 	AnsweredFrom     = "ANSWER_FROM_ELSEWHERE"
 	NoListener       = "NO_LISTENER"
+	TunnelMismatch   = "TUNNEL_MISMATCH"
+	TunnelNoRemote   = "TUNNEL_NO_REMOTE"
 	NoReply          = "NO_REPLY"
+	ProxyAnswers     = "PUBLISHED_BY_PROXY"
 	DNSFailed        = "DNS_FAILED"
 	ReplyLostHere    = "REPLY_LOST_HERE"
 	KernelDrop       = "KERNEL_DROP"
 	NotSeen          = "NOT_SEEN"
+	ConnectionReset  = "CONNECTION_RESET"
+	DataLost         = "DATA_LOST"
 	Inconclusive     = "INCONCLUSIVE"
 )
 
@@ -100,6 +106,9 @@ type Input struct {
 	// nothing was. Where it was not all acknowledged the path is that of the
 	// first segment that was not.
 	Data *Data
+	// Missing is data of the far end that does not come although the path is that of
+	// a connection that was made; nil when none is.
+	Missing *Missing
 	// SendError is what the kernel told the prober's socket when it sent. It is
 	// never the verdict, only a hint at why nothing was seen.
 	SendError error
@@ -108,15 +117,28 @@ type Input struct {
 	// Name is set when what was traced is the DNS query for the target's name,
 	// which has no address.
 	Name *Name
+	// Facts are the evidence of earlier diagnoses of the same run: the ids of this
+	// one's go on behind them.
+	Facts []report.Evidence
+	// OneWay says that nobody knows whether the request, a datagram, is to be
+	// answered.
+	OneWay bool
 	// Interrupted says that the run was ended before an outcome was known.
 	Interrupted bool
 	// Enter is what has to stand before a command so that it runs in a
 	// namespace ("ip netns exec cnt01"); no entry for the host.
 	Enter map[string]string
+	// Engines are what container engines say of themselves, and SourceID the
+	// source's id at its engine, empty for no container.
+	Engines  []engine.View
+	SourceID string
 }
 
 // Data says how far the data got that was sent on a TCP connection.
 type Data struct {
+	// From is who sent it, when that is not who opened the connection: the path is
+	// then that of the answer's data, and its request leg leads to who did.
+	From string
 	// Bytes were to be sent, Sent of them were handed to the kernel, Acked
 	// acknowledged.
 	Bytes, Sent, Acked int
@@ -139,13 +161,14 @@ type Diagnosis struct {
 	Verdict  report.Verdict
 	Findings []report.Finding
 	Notes    []string
-	// Evidence is what the cause rests on beside the path's evidence.
+	// Evidence is what the cause rests on beside the path's evidence, behind
+	// Input.Facts.
 	Evidence []report.Evidence
 }
 
 // Diagnose judges a path.
 func Diagnose(in Input) Diagnosis {
-	d := Diagnosis{Verdict: judge(&in), Findings: []report.Finding{}}
+	d := Diagnosis{Verdict: judge(&in), Findings: []report.Finding{}, Evidence: in.Facts}
 	if d.Verdict.Evidence == nil {
 		d.Verdict.Evidence = []string{}
 	}
@@ -153,8 +176,14 @@ func Diagnose(in Input) Diagnosis {
 	if in.Probe.Segment != nil {
 		d.ofSegment(&in)
 	}
+	if in.Missing != nil && d.Verdict.Outcome == report.Replied {
+		d.starved(&in)
+	}
 	if in.Name != nil {
 		unresolved(&in, &d.Verdict)
+	}
+	if in.OneWay {
+		unanswered(&d.Verdict)
 	}
 	if f, ok := filterFinding(&in, &d.Verdict); ok {
 		d.Findings = append(d.Findings, f)
@@ -172,7 +201,11 @@ func Diagnose(in Input) Diagnosis {
 // ofSegment says first how far the data got of which a segment is explained.
 func (d *Diagnosis) ofSegment(in *Input) {
 	v := &d.Verdict
-	v.Summary = fmt.Sprintf("The connection was made, and then %d of %d bytes were acknowledged. %s", in.Data.Acked, in.Data.Bytes, v.Summary)
+	from := ""
+	if in.Data.From != "" {
+		from = " from " + in.Data.From
+	}
+	v.Summary = fmt.Sprintf("The connection was made, and then %d of %d bytes%s were acknowledged. %s", in.Data.Acked, in.Data.Bytes, from, v.Summary)
 	for _, id := range in.Path.Sending.Evidence {
 		if !slices.Contains(v.Evidence, id) {
 			v.Evidence = append(slices.Clone(v.Evidence), id)
@@ -184,10 +217,16 @@ func (d *Diagnosis) ofSegment(in *Input) {
 // ended, then where the request ended.
 func judge(in *Input) report.Verdict {
 	p := in.Path
-	returned := p.Answer.Kind != path.None && p.Reply.End.Kind == path.Delivered && p.Reply.End.NetNS == in.Probe.NetNS
+	returned := p.Answer.Kind != path.None && in.arrived(&p.Reply.End)
 	switch {
 	case returned && p.Answer.Unexpected:
 		return unexpected(in)
+	case returned && p.Answer.Kind == path.Reply && in.unfinished():
+		return report.Verdict{
+			Outcome: report.Inconclusive, Leg: "request", Code: Inconclusive, Confidence: report.Observed,
+			NetNS: p.Reply.End.NetNS, Interface: p.Reply.End.Interface, Evidence: p.Reply.End.Evidence,
+			Summary: fmt.Sprintf("The connection was made. What became of the %d bytes that were then sent is not known: the run was ended before.", in.Data.Bytes),
+		}
 	case returned && p.Answer.Kind == path.Reply:
 		return replied(in)
 	case p.Request.End.Kind == path.Dropped:
@@ -198,6 +237,21 @@ func judge(in *Input) report.Verdict {
 		return replyEnded(in)
 	}
 	return requestEnded(in)
+}
+
+// arrived reports whether what came back ended where it was to go: at the sender,
+// or where the request came in from outside.
+func (in *Input) arrived(end *path.End) bool {
+	if end.NetNS != in.Probe.NetNS {
+		return false
+	}
+	first := in.Path.Request.First
+	return end.Kind == path.Delivered || in.Probe.Outside && end.Kind == path.Left && first != nil && first.Point.Interface == end.Interface
+}
+
+// unfinished reports whether data was to follow of which nothing is known.
+func (in *Input) unfinished() bool {
+	return in.Interrupted && in.Data != nil && in.Data.Sent == 0 && in.SendError == nil
 }
 
 func replied(in *Input) report.Verdict {
@@ -236,6 +290,9 @@ func dataWords(in *Input) string {
 // there may be more beyond.
 func departure(in *Input) string {
 	left := "The request left " + exit(&in.Path.Request.End)
+	if end := &in.Path.Request.End; end.Carried {
+		return fmt.Sprintf("%s, inside of a VXLAN packet to %s", left, end.Tuple.Dst)
+	}
 	for _, t := range in.Path.Translations {
 		if t.Leg != "reply" {
 			return translationWords(in.Path.Translations) + " " + left
@@ -433,7 +490,9 @@ func requestEnded(in *Input) report.Verdict {
 	if in.Interrupted && end.Kind != path.Vanished {
 		v.Outcome, v.Code = report.Inconclusive, Inconclusive
 		v.Summary = "Interrupted before an outcome was known."
-		if end.Kind != path.Unseen {
+		if end.Kind == path.Unseen {
+			v.Confidence = report.Assumed
+		} else {
 			v.Summary += fmt.Sprintf(" The request was last seen in %s at %s.", the(end.NetNS), end.Interface)
 		}
 		return v
@@ -451,6 +510,9 @@ func requestEnded(in *Input) report.Verdict {
 		}
 		v.Outcome, v.Code, v.Confidence = report.Lost, NoReply, report.Reconstructed
 		v.Summary = fmt.Sprintf("The request reached %s at %s, and no answer left it within %s.", the(end.NetNS), end.Interface, in.Waited)
+		if in.OneWay {
+			delivered(in, &v)
+		}
 	default:
 		v.Outcome, v.Code = report.Lost, NoReply
 		v.Summary = fmt.Sprintf("%s and no answer came back within %s; %s.", departure(in), in.Waited, horizon(in))
@@ -498,6 +560,9 @@ func unseen(in *Input) report.Verdict {
 
 // vanished judges a packet that was seen at one place and not at the next.
 func vanished(in *Input, leg, what string, end *path.End) report.Verdict {
+	if end.Carried {
+		what = "The VXLAN packet that carried " + strings.ToLower(what[:1]) + what[1:]
+	}
 	last := fmt.Sprintf("%s/%s", end.NetNS, end.Interface)
 	if end.Interface == "" {
 		last = the(end.NetNS)

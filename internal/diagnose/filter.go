@@ -27,8 +27,14 @@ func filtered(in *Input, leg string, l *path.Leg) report.Verdict {
 	if leg == "reply" {
 		what = "The answer"
 	}
+	if end.Carried {
+		what = "The VXLAN packet that carried " + strings.ToLower(what[:1]) + what[1:]
+	}
 	place := where(end.NetNS) + hooked(end)
 	chain := chainOf(end.Rule)
+	if o := end.Rule.Owner; o.Tool != "" {
+		chain += fmt.Sprintf(" (%s)", o)
+	}
 	switch {
 	case end.Policy:
 		v.Code = FilterPolicyDrop
@@ -83,9 +89,10 @@ func where(netns string) string {
 	return "in " + netns
 }
 
-// filterFinding proposes the rule that lets the packet pass: in front of the
-// one that dropped it, in the syntax of that rule's owner. An accept anywhere
-// else would not help, since a later table may still drop.
+// filterFinding proposes what lets the packet pass: the means of the program that
+// the rule belongs to, or a rule in front of the one that dropped it, in its
+// syntax. An accept anywhere else would not help, since a later table may still
+// drop.
 func filterFinding(in *Input, v *report.Verdict) (report.Finding, bool) {
 	leg := &in.Path.Request
 	if v.Leg == "reply" {
@@ -99,8 +106,16 @@ func filterFinding(in *Input, v *report.Verdict) (report.Finding, bool) {
 	}
 	f := report.Finding{
 		Code: v.Code, Severity: "error", Evidence: v.Evidence,
-		Summary: "If this traffic is meant to pass, accept it before that rule:",
-		Fix:     []string{enter(in, v.NetNS) + accept(v.Rule, leg.End.Policy, leg.End.Tuple, v.Leg)},
+		Summary: "If this traffic is meant to pass, accept it before that rule" + lasting(v.Rule) + ":",
+		Fix:     []string{enter(in, v.NetNS) + accept(v.Rule, leg.End.Policy, leg.End.Tuple, direction(v.Leg, &leg.End))},
+	}
+	if leg.End.Carried && leg.End.Hook == ruletrace.Forward { // the same rule meets what the other end sends
+		back := leg.End.Tuple.Inverse()
+		back.SrcPort, back.DstPort = 0, leg.End.Tuple.DstPort
+		f.Fix = append(f.Fix, enter(in, v.NetNS)+accept(v.Rule, leg.End.Policy, back, "request"))
+	}
+	if f := unserved(v); f != nil {
+		return *f, true
 	}
 	switch v.Code {
 	case Queued:
@@ -112,16 +127,52 @@ func filterFinding(in *Input, v *report.Verdict) (report.Finding, bool) {
 		}
 	}
 	if leg.End.Policy && !atDevice(&leg.End) { // there answers do not come by, and flows are not known
-		f.Summary = "If this traffic is meant to pass, accept it and its answers in that chain:"
+		f.Summary = "If this traffic is meant to pass, accept it and its answers in that chain" + lasting(v.Rule) + ":"
 		f.Fix = append(f.Fix, enter(in, v.NetNS)+acceptAnswers(v.Rule, leg.End.Tuple))
 	}
-	if key := bridgeSwitch(v); key != "" {
+	key := bridgeSwitch(v)
+	switch {
+	case key == "":
+	case comesAgain(in, v):
+		f.Summary = fmt.Sprintf("%s passes this on between ports of %s and routes it later: what rules for IP see of it on the bridge they take for the packet itself, and so do conntrack and NAT. Keep it from them (where nothing else needs that, as Docker's icc=false does):",
+			subject(v.NetNS), bridgeName(in, v))
+		f.Fix = []string{enter(in, v.NetNS) + "sysctl -w " + key + "=0"}
+		return f, true // NAT would pass by what is let through here
+	default:
 		if v.Leg == "request" && !leg.End.Policy { // what keeps ports of one bridge apart drops both directions
 			f.Fix = append(f.Fix, enter(in, v.NetNS)+accept(v.Rule, false, leg.End.Tuple.Inverse(), "reply"))
 		}
 		f.Summary = fmt.Sprintf("If this traffic is meant to pass, accept it there. (Where rules for IP are not to filter what a bridge passes on at all, set %s = 0.)", key)
 	}
+	if v.Code != Queued && v.Code != ConntrackInvalid && !leg.End.Carried {
+		if advice, fix := byOwner(in, v, leg); advice != "" {
+			f.Summary, f.Fix = advice, fix
+		}
+	}
 	return f, true
+}
+
+// direction is the leg of what a rule ended: VXLAN packets are sent to the known
+// port both ways.
+func direction(leg string, end *path.End) string {
+	if end.Carried {
+		return "request"
+	}
+	return leg
+}
+
+// unserved is what there is to do where kube-proxy rejects what is for a service
+// that no pod stands behind (writeNoEndpoints in its iptables proxier): accepting
+// it would lead nowhere. It is nil for any other rule.
+func unserved(v *report.Verdict) *report.Finding {
+	service, ok := strings.CutSuffix(v.Rule.Comment, " has no endpoints")
+	if !ok || !strings.HasPrefix(v.Rule.Chain, "KUBE-") {
+		return nil
+	}
+	return &report.Finding{
+		Code: v.Code, Severity: "error", Evidence: v.Evidence, Fix: []string{},
+		Summary: fmt.Sprintf("No pod serves %s: kube-proxy rejects what is for a service without endpoints. See which pods it selects, and why none of them is ready (kubectl describe service, kubectl get endpointslices).", service),
+	}
 }
 
 // bridgeSwitch is the setting that has rules for IP applied to what a bridge
@@ -130,11 +181,34 @@ func bridgeSwitch(v *report.Verdict) string {
 	if v.Code != BridgeFiltered || v.Rule.Family == "bridge" {
 		return ""
 	}
-	word := "iptables"
-	if v.Rule.Family == "ip6" {
-		word = "ip6tables"
+	return callsRules(v.Rule.Family == "ip6")
+}
+
+// callsRules is the switch that has rules for IP asked about what bridges pass
+// on.
+func callsRules(ipv6 bool) string {
+	if ipv6 {
+		return "net.bridge.bridge-nf-call-ip6tables"
 	}
-	return "net.bridge.bridge-nf-call-" + word
+	return "net.bridge.bridge-nf-call-iptables"
+}
+
+// comesAgain reports whether a request that was dropped on a bridge is also to
+// be routed by the same namespace, after the machines that the bridge connects:
+// by then conntrack would have its flow, as it was on the bridge, and NAT would
+// pass it by.
+func comesAgain(in *Input, v *report.Verdict) bool {
+	return v.Leg == "request" && slices.ContainsFunc(in.Topology.Steps, func(step topology.Step) bool {
+		return step.NetNS == v.NetNS && !step.Delivered && step.Route != ""
+	})
+}
+
+// bridgeName is the bridge on which a packet was dropped.
+func bridgeName(in *Input, v *report.Verdict) string {
+	if bridge := bridgeOf(in.Topology.Namespace(v.NetNS), v.Interface); bridge != nil {
+		return bridge.Name
+	}
+	return "a bridge"
 }
 
 // stateless reports whether the request was translated in a namespace in a way

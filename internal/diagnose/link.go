@@ -294,12 +294,36 @@ func portBlocked(s *scene) *cause {
 	return c
 }
 
+// portOfReceiver is the port behind which a bridge has the machine that the
+// packet's last frame was for; nil when it is not the bridge that had it last, or
+// that is not visible.
+func (s *scene) portOfReceiver(ns *topology.Namespace) *topology.Link {
+	bridge := bridgeOf(ns, s.end.Interface)
+	if !s.end.Bridged || bridge == nil || s.path.Last == nil {
+		return nil
+	}
+	to := s.path.Last.Header.EtherDst.String()
+	for i := range ns.Links {
+		port := &ns.Links[i]
+		if port.Bridge != bridge.Name || port.Peer == nil {
+			continue
+		}
+		if machine := s.now(port.Peer.NetNS).Link(port.Peer.Interface); machine != nil && machine.MAC == to {
+			return port
+		}
+	}
+	return nil
+}
+
 // blockedPort is the bridge port on the packet's way that does not forward.
 func (s *scene) blockedPort() (*topology.Namespace, *topology.Link) {
 	if ns := s.now(s.end.NetNS); ns != nil && s.end.Kind == path.Vanished {
 		// It came in by the port, or had to leave by it.
 		if l := ns.Link(s.end.Interface); blocked(l) && bridgeUp(ns, l) {
 			return ns, l
+		}
+		if port := s.portOfReceiver(ns); blocked(port) && bridgeUp(ns, port) {
+			return ns, port
 		}
 		if l := ns.Link(s.end.Interface); l != nil && l.Kind == "bridge" {
 			if owner := s.now(s.ownerOf(s.end.Tuple.Dst)); owner != nil {
@@ -533,7 +557,8 @@ func neighbourDead(s *scene) *cause {
 
 // repairNextHop proposes what makes the next address answer, where only one
 // thing can be meant: the gateway that is there in place of the one that is
-// not, or the address that an interface without any has to get.
+// not, or the address that an interface without any has to get, or the bridge
+// that it is a port of.
 func (s *scene) repairNextHop(o *outlook) (string, []string) {
 	if o.next == o.query.Target || o.owner != nil {
 		return "", nil
@@ -542,14 +567,29 @@ func (s *scene) repairNextHop(o *outlook) (string, []string) {
 		return fmt.Sprintf("%s is the gateway that is there:", gateway),
 			s.commands(o.ns.Name, []string{o.link.Name}, fmt.Sprintf("%s route replace default via %s dev %s", ipCommand(gateway), gateway, o.link.Name))
 	}
-	if o.farLink == nil || o.farLink.Bridge != "" || hasGlobal(o.farLink) || o.next.IsLinkLocalUnicast() {
+	far := o.farLink
+	if far != nil && far.Bridge != "" {
+		far = s.closedBridge(o.far, far.Bridge)
+	}
+	if far == nil || hasGlobal(far) || o.next.IsLinkLocalUnicast() {
 		return "", nil
 	}
 	for _, p := range familyOf(o.link, o.next) {
 		if p.Contains(o.next) {
-			return fmt.Sprintf("%s of %s, at the other end, has no address:", o.farLink.Name, the(o.far.Name)),
-				s.commands(o.far.Name, []string{o.farLink.Name}, fmt.Sprintf("ip addr add %s/%d dev %s", o.next, p.Bits(), o.farLink.Name))
+			return fmt.Sprintf("%s of %s, at the other end, has no address:", far.Name, the(o.far.Name)),
+				s.commands(o.far.Name, []string{far.Name}, fmt.Sprintf("ip addr add %s/%d dev %s", o.next, p.Bits(), far.Name))
 		}
 	}
 	return "", nil
+}
+
+// closedBridge is a bridge whose ports all lead to visible namespaces: nobody
+// else can be behind it. It is nil when one leads elsewhere.
+func (s *scene) closedBridge(ns *topology.Namespace, name string) *topology.Link {
+	for i := range ns.Links {
+		if l := &ns.Links[i]; l.Bridge == name && (l.Peer == nil || s.in.Topology.Namespace(l.Peer.NetNS) == nil) {
+			return nil
+		}
+	}
+	return ns.Link(name)
 }

@@ -268,11 +268,18 @@ func (s *scene) tooBigToForward(h *packet.Header) *narrow {
 	return n
 }
 
-// portTo is the port of a bridge that leads to the visible owner of an address.
+// portTo is the port of a bridge that leads to the visible owner of an address, or
+// into the tunnel behind which the packet's receiver is.
 func (s *scene) portTo(ns *topology.Namespace, bridge string, to netip.Addr) *topology.Link {
 	for i := range ns.Links {
 		l := &ns.Links[i]
 		if l.Bridge == bridge && l.Peer != nil && s.now(l.Peer.NetNS).Local(to) != nil {
+			return l
+		}
+	}
+	for i := range ns.Links {
+		l := &ns.Links[i]
+		if l.Bridge == bridge && s.path.Last != nil && l.Tunnel.Towards(s.path.Last.Header.EtherDst.String()).IsValid() {
 			return l
 		}
 	}
@@ -387,6 +394,9 @@ func (n *narrow) cause(s *scene) *cause {
 // widen proposes the MTU that the other end of the link has already, when the
 // packet fits that: the two ends of a cable are to agree.
 func (n *narrow) widen(s *scene) (string, []string) {
+	if n.link != nil && n.link.Tunnel != nil {
+		return n.makeRoom(s)
+	}
 	if n.link == nil || n.route != nil || n.link.Peer == nil {
 		return "", nil
 	}
@@ -399,6 +409,20 @@ func (n *narrow) widen(s *scene) (string, []string) {
 		return "", nil
 	}
 	return fmt.Sprintf("The other end of %s, %s of %s, has an MTU of %d. Both ends are to have the same:", n.link.Name, far.Name, the(n.link.Peer.NetNS), far.MTU), fix
+}
+
+// makeRoom has the source send what fits into a tunnel.
+func (n *narrow) makeRoom(s *scene) (string, []string) {
+	source := s.now(s.in.Topology.Source)
+	hops := source.Lookup(topology.Query{Source: s.in.Probe.Tuple.Src, Target: s.in.Topology.Target}).NextHops()
+	if len(hops) != 1 || n.leg != "request" {
+		return "", nil
+	}
+	fix := s.commands(source.Name, []string{hops[0].Interface}, fmt.Sprintf("ip link set dev %s mtu %d", hops[0].Interface, n.mtu))
+	if fix == nil {
+		return "", nil
+	}
+	return "A tunnel carries less than the network below it. What sends into it has to know, and so have all others of this network:", fix
 }
 
 // letThrough is the command that accepts the ICMP error before the rule that

@@ -16,6 +16,10 @@ type Name struct {
 	Server netip.Addr
 	From   string
 	Said   string
+	// Asked says that the query is what was to be traced, and not in place of
+	// another probe. Addresses are those in its answer.
+	Asked     bool
+	Addresses []netip.Addr
 }
 
 // unresolved turns the verdict about a DNS query into one about the name: what
@@ -27,6 +31,9 @@ func unresolved(in *Input, v *report.Verdict) {
 	}
 	because := fmt.Sprintf("%q could not be resolved in %s: ", in.Name.Target, the(in.Probe.NetNS))
 	switch {
+	case in.Name.Asked && v.Outcome == report.Replied:
+		serverSaid(in, v, because, server)
+		return
 	case v.Code == Inconclusive:
 		v.Summary = because + "the DNS query to " + server + " was traced. " + v.Summary
 		return
@@ -39,6 +46,21 @@ func unresolved(in *Input, v *report.Verdict) {
 		v.Summary = because + fmt.Sprintf("the DNS query to %s failed. %s", server, v.Summary)
 	}
 	v.Code = DNSFailed
+}
+
+// serverSaid says what a name server answered.
+func serverSaid(in *Input, v *report.Verdict, because, server string) {
+	if len(in.Name.Addresses) > 0 {
+		var words []string
+		for _, a := range in.Name.Addresses {
+			words = append(words, a.String())
+		}
+		v.Summary = fmt.Sprintf("%q is %s, says the DNS server %s. %s", in.Name.Target, list(words), server, v.Summary)
+		return
+	}
+	v.Code = DNSFailed
+	v.Mechanism = fmt.Sprintf("the DNS server %s said: %s", in.Name.Server, in.Name.Said)
+	v.Summary = because + fmt.Sprintf("the DNS server %s said %q. Its answer came back: the way to it is open.", server, in.Name.Said)
 }
 
 // joinWords names the cause of a query before how the kernel did it.

@@ -50,8 +50,30 @@ func natMissing(s *scene) *cause {
 		c.advice, c.fix = s.track(e.ns.Name, step.Rule)
 		return c
 	}
+	if hop := s.trackedOnBridge(e.ns.Name); hop != nil {
+		c.summary += fmt.Sprintf(" Conntrack %s has had its flow since it passed the bridge %s, where rules for IP saw it, and NAT is asked for the first packet of a flow only.", where(e.ns.Name), hop.Bridge)
+		c.advice = fmt.Sprintf("Keep what bridges pass on from the rules for IP %s (where nothing else needs that, as Docker's icc=false does):", where(e.ns.Name))
+		if line, ok := s.command(e.ns.Name, "sysctl -w %s=0", callsRules(e.source.Is6())); ok {
+			c.fix = []string{line}
+		}
+		return c
+	}
 	c.advice, c.fix = fmt.Sprintf("%s has to translate what comes from %s and leaves by %s:", subject(e.ns.Name), e.network, e.out), s.masquerade(e)
 	return c
+}
+
+// trackedOnBridge is the port of a bridge at which conntrack of a namespace
+// entered the request's flow, if the request then went to other machines before
+// the namespace routed it; nil elsewhere.
+func (s *scene) trackedOnBridge(netns string) *report.Hop {
+	hops := s.path.Hops
+	entered := slices.IndexFunc(hops, func(h report.Hop) bool {
+		return h.NetNS == netns && slices.ContainsFunc(h.Steps, func(step report.Step) bool { return step.Kind == "conntrack" && step.Text == "NEW" })
+	})
+	if entered < 0 || hops[entered].Bridge == "" || !slices.ContainsFunc(hops[entered:], func(h report.Hop) bool { return h.NetNS != netns }) {
+		return nil
+	}
+	return &hops[entered]
 }
 
 // sourceUnknown is natMissing with a private destination: that may well know

@@ -29,7 +29,7 @@ type outlook struct {
 // nothing that was seen of its end has to do with something else.
 func (s *scene) outlook() *outlook {
 	ns := s.now(s.seen.NetNS)
-	if ns == nil || !s.stuck(ns) {
+	if ns == nil || s.end.Diverted || !s.stuck(ns) {
 		return nil
 	}
 	return s.look(ns, s.query(ns))

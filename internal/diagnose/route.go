@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/pathtrace/pathtrace/internal/path"
 	"github.com/pathtrace/pathtrace/internal/topology"
@@ -35,6 +36,9 @@ func routeMissing(s *scene) *cause {
 	if prefix, via, link := s.wayBackTo(o); link != nil {
 		c.advice = fmt.Sprintf("The way back is by %s, where the request came from:", via)
 		c.fix = s.commands(o.ns.Name, []string{link.Name}, fmt.Sprintf("%s route add %s via %s dev %s", ipCommand(via), prefix, via, link.Name))
+	} else if onward := s.leadsOn(o.ns, o.query); onward != nil {
+		c.advice = fmt.Sprintf("%s needs a route to %s; %s, which is connected to it, has one:", subject(o.ns.Name), o.query.Target, onward.owner.Name)
+		c.fix = s.commands(o.ns.Name, []string{onward.link.Name}, onward.command())
 	} else if gateway, link := s.onlyGateway(o); link != nil {
 		c.advice = fmt.Sprintf("%s needs a default route; %s is the only router that is visible behind it:", subject(o.ns.Name), gateway)
 		c.fix = s.commands(o.ns.Name, []string{link.Name}, fmt.Sprintf("%s route add default via %s dev %s", ipCommand(gateway), gateway, link.Name))
@@ -52,11 +56,85 @@ func (s *scene) addDefault(c *cause, o *outlook) {
 	case !slices.ContainsFunc(o.ns.Links, func(l topology.Link) bool { return l.Kind != "loopback" }):
 		c.summary = fmt.Sprintf("Nothing was sent: %s has no interface beside the loopback.", the(o.ns.Name))
 		c.advice = fmt.Sprintf("Connect %s: move one end of a veth pair into it (ip link set dev INTERFACE netns %s), give it an address and a default route.", o.ns.Name, o.ns.Name)
+		s.movePeer(c, o)
 	default:
 		if !s.addAddress(c, o) {
 			c.advice = fmt.Sprintf("%s needs a route to %s: an address on the interface that leads there, and a default route.", subject(o.ns.Name), o.query.Target)
 		}
 	}
+}
+
+// movePeer proposes to move one end of a veth pair into a source that has no
+// interface, if both ends of only one pair are in one namespace, one of them with
+// an address and the other without.
+func (s *scene) movePeer(c *cause, o *outlook) {
+	pair := s.unmoved(o)
+	into, ok := s.moveInto(o.ns.Name)
+	if pair == nil || !ok {
+		return
+	}
+	near, far := pair.near, pair.far
+	for _, p := range familyOf(far, o.query.Target) {
+		address := s.freeAddress(p)
+		if !address.IsValid() {
+			continue
+		}
+		move := s.commands(pair.ns.Name, []string{near.Name}, fmt.Sprintf("ip link set dev %s netns %s", near.Name, into))
+		set := s.commands(o.ns.Name, []string{near.Name},
+			fmt.Sprintf("ip addr add %s/%d dev %s", address, p.Bits(), near.Name),
+			fmt.Sprintf("ip link set dev %s up", near.Name),
+			fmt.Sprintf("%s route add default via %s dev %s", ipCommand(address), p.Addr(), near.Name))
+		if move == nil || set == nil {
+			return
+		}
+		c.evidence = append(c.evidence, s.fact("link", pair.ns.Name, "%s and %s are one veth pair", near.Name, far.Name))
+		c.advice = fmt.Sprintf("Both ends of the veth pair %s and %s are still %s. Move the one without an address into %s, and give it one and a default route:",
+			near.Name, far.Name, where(pair.ns.Name), o.ns.Name)
+		c.fix = append(move, set...)
+		return
+	}
+}
+
+// unmovedPair is a veth pair of which no end was moved: near has no address, far
+// has one.
+type unmovedPair struct {
+	ns        *topology.Namespace
+	near, far *topology.Link
+}
+
+// unmoved is the only such pair, or nil.
+func (s *scene) unmoved(o *outlook) *unmovedPair {
+	var found *unmovedPair
+	for i := range s.in.Topology.Namespaces {
+		ns := s.now(s.in.Topology.Namespaces[i].Name)
+		for k := range ns.Links {
+			near := &ns.Links[k]
+			if near.Peer == nil || near.Peer.NetNS != ns.Name || near.Bridge != "" || hasGlobal(near) {
+				continue
+			}
+			far := ns.Link(near.Peer.Interface)
+			if far == nil || len(familyOf(far, o.query.Target)) == 0 {
+				continue
+			}
+			if found != nil {
+				return nil
+			}
+			found = &unmovedPair{ns, near, far}
+		}
+	}
+	return found
+}
+
+// moveInto is what "ip link set … netns" calls a namespace, by how it is entered.
+func (s *scene) moveInto(netns string) (string, bool) {
+	words := strings.Fields(s.in.Enter[netns])
+	switch {
+	case len(words) == 4 && strings.HasPrefix(s.in.Enter[netns], "ip netns exec "):
+		return words[3], true
+	case len(words) == 4 && strings.HasPrefix(s.in.Enter[netns], "nsenter --target "):
+		return words[2], true
+	}
+	return "", false
 }
 
 // addAddress proposes what a source lacks whose only cable leads to an interface

@@ -37,8 +37,11 @@ func shadowedAccept(s *scene) *cause {
 	return c
 }
 
-// tool names what a rule was written with.
+// tool names the program that a rule belongs to, or else what it was written with.
 func tool(r *report.Rule) string {
+	if r.Owner.Tool != "" {
+		return r.Owner.Name()
+	}
 	if r.Backend == string(ruletrace.NFT) {
 		return "nftables"
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/pathtrace/pathtrace/internal/diagnose"
+	"github.com/pathtrace/pathtrace/internal/engine"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/report"
 )
@@ -15,18 +16,9 @@ import (
 // Docker is what is known of Docker's networks, also of those that have no
 // interface.
 type Docker struct {
-	Networks []DockerNetwork
+	Networks []engine.Network
 	// Config is the content of daemon.json, nil where there is none.
 	Config *DockerDaemon
-}
-
-// DockerNetwork is a network that the daemon knows.
-type DockerNetwork struct {
-	Name, Bridge string
-	// Internal networks lead nowhere else; Unmasked ones leave with the
-	// containers' own addresses.
-	Internal, Unmasked bool
-	Prefixes           []netip.Prefix
 }
 
 // DockerDaemon are the settings of daemon.json that concern addresses and their
@@ -50,8 +42,8 @@ func ParseDaemon(content []byte) (*DockerDaemon, error) {
 	return config, nil
 }
 
-func (d *Docker) network(bridge string) *DockerNetwork {
-	i := slices.IndexFunc(d.Networks, func(n DockerNetwork) bool { return n.Bridge == bridge })
+func (d *Docker) network(bridge string) *engine.Network {
+	i := slices.IndexFunc(d.Networks, func(n engine.Network) bool { return n.Bridge == bridge })
 	if i < 0 {
 		return nil
 	}
@@ -134,7 +126,7 @@ func (e *exam) bip(text string) {
 		return
 	}
 	if r, first := e.rival(bip.Masked(), bip.Bits()); first {
-		advice, lines := diagnose.Renumber(e.in.Topology, &topology.Link{Name: "docker0"}, bip, e.in.Docker.taken()...)
+		advice, lines := diagnose.Renumber(e.in.Topology, &topology.Link{Name: "docker0"}, bip, e.allotted()...)
 		e.advise(report.Finding{
 			Code: diagnose.SubnetOverlap, Severity: warning, Evidence: append(evidence, e.fact("route", topology.HostName, "%s", r.Text)),
 			Summary: fmt.Sprintf("daemon.json gives docker0 the network %s, and the route %q takes addresses of it.", bip.Masked(), r.Text),
@@ -164,7 +156,7 @@ func (e *exam) pool(base netip.Prefix, size int) {
 	}
 	var line []string
 	if base.Addr().Is4() && size >= 16 && size <= 28 {
-		if free := e.in.Topology.Free(max(16, size-4), e.in.Docker.taken()...); free.IsValid() {
+		if free := e.in.Topology.Free(max(16, size-4), e.allotted()...); free.IsValid() {
 			line = []string{fmt.Sprintf(`"default-address-pools": [{"base": "%s", "size": %d}]`, free, size)}
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/pathtrace/pathtrace/internal/diagnose"
+	"github.com/pathtrace/pathtrace/internal/engine"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/report"
 	"github.com/pathtrace/pathtrace/ruletrace"
@@ -45,6 +46,8 @@ type Input struct {
 	Unread map[string]string
 	// Docker is what is known of Docker's networks.
 	Docker Docker
+	// Engines are what all engines with an API say of themselves.
+	Engines []engine.View
 	// Servers are the DNS servers of a namespace's resolv.conf; nil for one that
 	// was not read.
 	Servers map[string][]netip.Addr

@@ -133,7 +133,7 @@ func (e *exam) nobodyHas(a netip.Addr, ns *topology.Namespace, at *topology.Link
 // network, it is meant to lead out.
 func (e *exam) defaultRoute(n *network, m *member) {
 	d := m.ns.Lookup(topology.Query{Source: m.address, Target: e.internetOf(m.address)})
-	if d.Route != nil || d.Policy != nil || d.Undetermined || !m.link.Up || n.docker != nil && n.docker.Internal {
+	if d.Route != nil || d.Policy != nil || d.Undetermined || !m.link.Up || n.internal {
 		return
 	}
 	f := report.Finding{
@@ -167,7 +167,7 @@ func (e *exam) forwarding() {
 	for i := range e.networks {
 		n := &e.networks[i]
 		m := n.served()
-		if m == nil && !e.meant(n) && (n.docker != nil && n.docker.Internal || !n.prefix.Addr().Is4() || len(n.members) > 0 || !bridgeName.MatchString(n.link.Name)) {
+		if m == nil && !e.meant(n) && (n.internal || !n.prefix.Addr().Is4() || len(n.members) > 0 || !bridgeName.MatchString(n.link.Name)) {
 			continue
 		}
 		key := ""
@@ -285,9 +285,9 @@ func (e *exam) blocked(rules *ruletrace.Ruleset, classes []ruletrace.Class, what
 		f.Summary = fmt.Sprintf("%s is dropped by the policy of chain %s: no rule there accepts it, %s.", what, chainOf(&end.Rule), which)
 	case end.Verdict == ruletrace.Reject:
 		f.Code = diagnose.FilterRejected
-		f.Summary = fmt.Sprintf("%s is rejected by a rule of chain %s (%s), %s.", what, chainOf(&end.Rule), end.Rule.Text, which)
+		f.Summary = fmt.Sprintf("%s is rejected by a rule of chain %s (%s), %s.%s", what, chainOf(&end.Rule), end.Rule.Text, which, e.belongs(&end.Rule))
 	default:
-		f.Summary = fmt.Sprintf("%s is dropped by a rule of chain %s (%s), %s.", what, chainOf(&end.Rule), end.Rule.Text, which)
+		f.Summary = fmt.Sprintf("%s is dropped by a rule of chain %s (%s), %s.%s", what, chainOf(&end.Rule), end.Rule.Text, which, e.belongs(&end.Rule))
 	}
 	for k := range courses {
 		if r := courses[k].Accepts(); r != nil && k != i {
@@ -324,8 +324,9 @@ func tool(rules *ruletrace.Ruleset, base *ruletrace.BaseChain) string {
 	return string(base.Backend)
 }
 
-// accept are the commands that let a class, and the answers to it, pass: before
-// a rule that drops, behind all others where the policy drops.
+// accept are the commands that let a class, and the answers to it, pass: in
+// DOCKER-USER where Docker drops, else before a rule that drops, behind all others
+// where the policy drops.
 func (e *exam) accept(end *ruletrace.End, class ruletrace.Class) []string {
 	r := &end.Rule
 	names := []string{r.Table, r.Chain, class.Ingress, class.Egress}
@@ -358,12 +359,16 @@ func (e *exam) accept(end *ruletrace.End, class ruletrace.Class) []string {
 	if state {
 		match += states
 	}
-	if !end.Policy {
+	place, user := "-A "+r.Chain, e.users(end)
+	switch {
+	case user != "":
+		place = "-I " + user
+	case !end.Policy:
 		return e.commands(topology.HostName, names, fmt.Sprintf("%s -I %s %d %s -j ACCEPT", command, r.Chain, r.Number, match))
 	}
-	lines := []string{fmt.Sprintf("%s -A %s %s -j ACCEPT", command, r.Chain, match)}
+	lines := []string{fmt.Sprintf("%s %s %s -j ACCEPT", command, place, match)}
 	if !state {
-		lines = append(lines, fmt.Sprintf("%s -A %s %s -j ACCEPT", command, r.Chain, answer))
+		lines = append(lines, fmt.Sprintf("%s %s %s -j ACCEPT", command, place, answer))
 	}
 	return e.commands(topology.HostName, names, lines...)
 }
@@ -386,7 +391,7 @@ func (e *exam) between(bridge *topology.Link, rules *ruletrace.Ruleset) {
 	end := decisive(&courses[i])
 	f := report.Finding{
 		Code: diagnose.BridgeFiltered, Severity: note,
-		Summary: fmt.Sprintf("What %s passes between its own ports is dropped by chain %s (%s), which sees it because %s is 1.", bridge.Name, chainOf(&end.Rule), end.Rule.Text, key),
+		Summary: fmt.Sprintf("What %s passes between its own ports is dropped by chain %s (%s), which sees it because %s is 1.%s", bridge.Name, chainOf(&end.Rule), end.Rule.Text, key, e.belongs(&end.Rule)),
 		Evidence: []string{
 			e.fact("setting", topology.HostName, "%s = 1", key),
 			e.fact("rule", topology.HostName, "%s %s: %s", end.Rule.Backend, chainOf(&end.Rule), end.Rule.Text),

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/engine"
 	"github.com/pathtrace/pathtrace/internal/topology"
 )
 
@@ -17,7 +18,10 @@ type network struct {
 	// prefix is the host's address there with the network's length.
 	prefix  netip.Prefix
 	members []member
-	docker  *DockerNetwork
+	docker  *engine.Network
+	// internal says that an engine, Docker or another one, has made it to lead
+	// nowhere else.
+	internal bool
 }
 
 // member is a namespace in a network.
@@ -93,7 +97,7 @@ func (e *exam) findNetworks() []network {
 			if prefix.Addr().IsLinkLocalUnicast() || prefix.IsSingleIP() {
 				continue
 			}
-			n := network{link: link, prefix: prefix, docker: e.in.Docker.network(link.Name)}
+			n := network{link: link, prefix: prefix, docker: e.in.Docker.network(link.Name), internal: e.internal(link.Name)}
 			for _, far := range behind {
 				for _, p := range far.link.Addresses {
 					if prefix.Contains(p.Addr()) && p.Addr() != prefix.Addr() {
@@ -105,6 +109,25 @@ func (e *exam) findNetworks() []network {
 			if link.Kind == "bridge" || len(n.members) > 0 && !e.leadsOn(&n.members[0]) {
 				all = append(all, n)
 			}
+		}
+	}
+	return all
+}
+
+// internal reports whether an engine of the system has made the network of a bridge
+// internal. The bridges of a user's engine are in a namespace of its own.
+func (e *exam) internal(bridge string) bool {
+	made := func(n engine.Network) bool { return n.Bridge == bridge && n.Internal }
+	return slices.ContainsFunc(e.in.Docker.Networks, made) ||
+		slices.ContainsFunc(e.in.Engines, func(v engine.View) bool { return v.Owner == 0 && slices.ContainsFunc(v.Networks, made) })
+}
+
+// allotted are the prefixes that Docker and other engines have, or will take.
+func (e *exam) allotted() []netip.Prefix {
+	all := e.in.Docker.taken()
+	for i := range e.in.Engines {
+		for k := range e.in.Engines[i].Networks {
+			all = append(all, e.in.Engines[i].Networks[k].Prefixes...)
 		}
 	}
 	return all
@@ -144,8 +167,11 @@ func (e *exam) leadsOn(m *member) bool {
 }
 
 // served is a member that sends by the host what is for the internet; nil when
-// there is none.
+// there is none, and for networks that are to lead nowhere.
 func (n *network) served() *member {
+	if n.internal {
+		return nil // Docker 20.10 gives its containers a default route all the same
+	}
 	for i := range n.members {
 		if n.members[i].served && n.members[i].link.Up {
 			return &n.members[i]

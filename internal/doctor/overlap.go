@@ -187,7 +187,7 @@ func (e *exam) taken(n *network, lost []astray) {
 	}
 	e.advise(f, fmt.Sprintf("To lead what is for %s to %s again:", n.prefix.Masked(), n.link.Name), fix)
 	if f.Code == diagnose.SubnetOverlap {
-		advice, lines := diagnose.Renumber(e.in.Topology, n.link, n.prefix, e.in.Docker.taken()...)
+		advice, lines := diagnose.Renumber(e.in.Topology, n.link, n.prefix, e.allotted()...)
 		e.find(report.Finding{Code: f.Code, Severity: note, Summary: advice, Fix: lines, Evidence: evidence})
 	}
 }

@@ -30,6 +30,9 @@ type builder struct {
 	network *Network
 	nodes   map[string]*node
 	macs    byte
+	// resolvers are the DNS servers of namespaces that have another one than the
+	// scenario's.
+	resolvers map[string]netip.Addr
 	// disguise changes the names and addresses that scenarios are written in,
 	// wherever they are handed to the kernel or to a tool.
 	disguise *disguise
@@ -381,7 +384,11 @@ func (b *builder) publish() {
 		}
 		if n.Options.EtcDir != "" {
 			dir := filepath.Join(n.Options.EtcDir, "netns", name)
-			b.do("write "+dir, func() error { return writeEtc(dir, name, s.Resolver) })
+			resolver := s.Resolver
+			if own, ok := b.resolvers[name]; ok {
+				resolver = own
+			}
+			b.do("write "+dir, func() error { return writeEtc(dir, name, resolver) })
 		}
 	}
 	if n.Options.EtcDir != "" {

@@ -329,7 +329,7 @@ func (s Scenario) disguised(d *disguise) Scenario {
 		s.Try[i] = d.texts(s.Try[i])
 	}
 	s.Target, s.Resolver = d.address(s.Target), d.address(s.Resolver)
-	s.Request, s.Reply = d.texts(s.Request), d.texts(s.Reply)
+	s.Request, s.Reply, s.Carried = d.texts(s.Request), d.texts(s.Reply), d.texts(s.Carried)
 	translations := s.translations
 	s.translations = func(backend Backend) []Translation {
 		all := slices.Clone(translations(backend))

@@ -3,9 +3,6 @@
 package lab
 
 import (
-	"context"
-	"io"
-	"net"
 	"net/netip"
 	"slices"
 )
@@ -44,11 +41,13 @@ internet 203.0.113.254                         dns.google 8.8.8.8, 8.8.4.4
 			{"tcp", "203.0.113.1:80", "--container", "client"},
 			{"tcp", "172.17.0.2:80"},
 			{"tcp", "8.8.8.8:80", "--container", "cnt03"},
+			{"dns", "dns.google", "--container", "cnt03"},
 		},
 		Source:   "cnt01",
 		Target:   ipv4Target,
 		Resolver: ipv4Target,
 		Backends: []Backend{IPTablesNFT, IPTablesLegacy},
+		Engine:   true,
 		hidden:   []string{"internet"},
 		Request: []string{
 			"cnt01/eth0 egress", "host/veth8c1f3e2 ingress", "host/docker0 ingress", "host/eth0 egress",
@@ -83,32 +82,31 @@ func masqueradedAs(host, source netip.Addr, rule Rule) []Translation {
 
 func buildDockerBridge(b *builder) {
 	options := b.network.Options
-	cnt01, cnt02, cnt03 := b.namespace("cnt01"), b.namespace("cnt02"), b.namespace("cnt03")
+	if !options.Engine {
+		for _, container := range []string{"cnt01", "cnt02", "cnt03"} {
+			b.namespace(container)
+		}
+	}
 	host, client, internet := b.namespace(HostName), b.namespace("client"), b.namespace("internet")
 	host.router()
 	host.bridgeNF(!options.NoBridgeNF)
-
-	for _, bridge := range []struct {
-		name, address string
-		ports         []string
-		containers    []*node
-	}{
-		{"docker0", "172.17.0.1", []string{"veth8c1f3e2", "vethd04b7a9"}, []*node{cnt01, cnt02}},
-		{"br-5f1c3a9d2b7e", "172.18.0.1", []string{"veth51e6f0c"}, []*node{cnt03}},
-	} {
-		host.bridge(bridge.name)
-		host.addr(bridge.name, bridge.address+"/16")
-		address := netip.MustParseAddr(bridge.address)
-		for i, container := range bridge.containers {
-			b.wire(host, bridge.ports[i], container, "eth0")
-			host.port(bridge.ports[i], bridge.name)
-			address = address.Next()
-			container.addr("eth0", address.String()+"/16")
-			container.route("default", bridge.address, "eth0")
-		}
+	if !options.Engine {
+		dockerContainers(host)
 	}
 
-	// The switch of the LAN is in the internet's namespace.
+	b.lan(internet, host, client)
+
+	if !options.Engine {
+		b.nodes["cnt01"].listenTCP(netip.IPv4Unspecified(), 80, serveHTTP)
+		host.dockerProxy(8080, netip.AddrPortFrom(dockerCnt01, 80))
+		host.iptables(options.Backend, false, dockerRules)
+		host.embeddedDNS(b.nodes["cnt03"], ipv4Target)
+	}
+}
+
+// lan connects the host and a client of its LAN to the internet, in whose namespace
+// the switch between them is.
+func (b *builder) lan(internet, host, client *node) {
 	internet.bridge("lan")
 	internet.bridgeNF(false)
 	for _, machine := range []struct {
@@ -123,10 +121,29 @@ func buildDockerBridge(b *builder) {
 	}
 	internet.addr("lan", lanGateway.String()+"/24")
 	b.google(internet)
+}
 
-	cnt01.listenTCP(netip.IPv4Unspecified(), 80, serveHTTP)
-	host.listenTCP(netip.IPv4Unspecified(), 8080, host.proxy(netip.AddrPortFrom(dockerCnt01, 80)))
-	host.iptables(options.Backend, false, dockerRules)
+// dockerContainers connects the containers to bridges, as Docker does.
+func dockerContainers(host *node) {
+	for _, bridge := range []struct {
+		name, address     string
+		ports, containers []string
+	}{
+		{"docker0", "172.17.0.1", []string{"veth8c1f3e2", "vethd04b7a9"}, []string{"cnt01", "cnt02"}},
+		{"br-5f1c3a9d2b7e", "172.18.0.1", []string{"veth51e6f0c"}, []string{"cnt03"}},
+	} {
+		host.bridge(bridge.name)
+		host.addr(bridge.name, bridge.address+"/16")
+		address := netip.MustParseAddr(bridge.address)
+		for i, name := range bridge.containers {
+			container := host.nodes[name]
+			host.wire(host, bridge.ports[i], container, "eth0")
+			host.port(bridge.ports[i], bridge.name)
+			address = address.Next()
+			container.addr("eth0", address.String()+"/16")
+			container.route("default", bridge.address, "eth0")
+		}
+	}
 }
 
 // dockerRules are those that Docker 20.10 to 27 writes, as iptables-save prints
@@ -168,32 +185,32 @@ const dockerRules = `
 -A DOCKER ! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80
 `
 
-// proxy passes connections on to a target, over connections of its own, as
-// docker-proxy does for those that no DNAT rule takes.
-func (n *node) proxy(target netip.AddrPort) func(net.Conn) {
-	ctx, cancel := context.WithCancel(context.Background())
-	n.undo(func() error { cancel(); return nil })
-	space, target := n.ns, netip.AddrPortFrom(n.disguise.address(target.Addr()), target.Port())
-	return func(client net.Conn) {
-		var server *net.TCPConn
-		err := space.Do(func() (err error) {
-			server, err = new(net.Dialer).DialTCP(ctx, "tcp", netip.AddrPort{}, target)
-			return err
-		})
-		if err != nil {
-			return // the client sees its connection end
-		}
-		stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-		defer stop()
-		defer server.Close() //nolint:errcheck // the client has seen its end
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			_, _ = io.Copy(server, client)
-			_ = server.CloseWrite()
-		}()
-		_, _ = io.Copy(client, server)
-		_ = client.Close()
-		<-done
-	}
-}
+// docker28Rules put those that Docker 28 and later write, in the table filter, in
+// place of dockerRules; docker0 has enable_icc=false.
+const docker28Rules = `
+*filter
+-F FORWARD
+-F DOCKER
+-F DOCKER-ISOLATION-STAGE-1
+-F DOCKER-ISOLATION-STAGE-2
+-X DOCKER-ISOLATION-STAGE-1
+-X DOCKER-ISOLATION-STAGE-2
+:DOCKER-BRIDGE -
+:DOCKER-CT -
+:DOCKER-FORWARD -
+:DOCKER-INTERNAL -
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-FORWARD
+-A DOCKER ! -i docker0 -o docker0 -j DROP
+-A DOCKER ! -i br-5f1c3a9d2b7e -o br-5f1c3a9d2b7e -j DROP
+-A DOCKER-BRIDGE -o docker0 -j DOCKER
+-A DOCKER-BRIDGE -o br-5f1c3a9d2b7e -j DOCKER
+-A DOCKER-CT -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A DOCKER-CT -o br-5f1c3a9d2b7e -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A DOCKER-FORWARD -j DOCKER-CT
+-A DOCKER-FORWARD -j DOCKER-INTERNAL
+-A DOCKER-FORWARD -j DOCKER-BRIDGE
+-A DOCKER-FORWARD -i docker0 -o docker0 -j DROP
+-A DOCKER-FORWARD -i docker0 ! -o docker0 -j ACCEPT
+-A DOCKER-FORWARD -i br-5f1c3a9d2b7e -j ACCEPT
+`

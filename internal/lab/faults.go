@@ -113,7 +113,7 @@ func (s *Scenario) ProbeOf(names string) *Probe {
 	return &p
 }
 
-// The faults that every scenario has on its host.
+// The faults that every scenario has on its host, unless that is a mere bridge.
 const (
 	ForwardDrop   = "forward-drop"
 	ForwardPolicy = "forward-policy"

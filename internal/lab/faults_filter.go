@@ -290,6 +290,33 @@ func dockerFilter() []Fault {
 				guard("forward", "filter - 10", "accept")(host, Rule{Text: `icmp type echo-request accept comment "pings may pass"`})
 			},
 		}, Fault{
+			Name: "isolated", Summary: "a container on another of Docker's bridges is asked", netns: HostName,
+			Probe:   pinging("cnt01", netip.MustParseAddr("172.18.0.2")),
+			outcome: dropped("request", "forward"),
+			rule: func(backend Backend) Rule {
+				return iptablesRule(backend, false, "filter", "-A DOCKER-ISOLATION-STAGE-2 -o br-5f1c3a9d2b7e -j DROP")
+			},
+			apply: nothing,
+		}, Fault{
+			Name: "unpublished", Summary: "Docker 28 drops what is for a container's port that is not published", netns: HostName,
+			Probe:   connecting("client", dockerCnt01, 80),
+			outcome: dropped("request", "forward"),
+			rule: func(backend Backend) Rule {
+				return iptablesRule(backend, false, "filter", "-A DOCKER ! -i docker0 -o docker0 -j DROP")
+			},
+			apply: func(host *node, rule Rule) {
+				host.nodes["client"].route("172.17.0.0/16", lanHost.String(), "eth0")
+				host.iptables(rule.Backend, false, docker28Rules)
+			},
+		}, Fault{
+			Name: "icc-off", Summary: "Docker 28 keeps containers of one bridge apart", netns: HostName,
+			Probe:   pinging("cnt01", cnt02),
+			outcome: ended("dropped", "request", "BRIDGE_FILTERED", "forward"),
+			rule: func(backend Backend) Rule {
+				return iptablesRule(backend, false, "filter", "-A DOCKER-FORWARD -i docker0 -o docker0 -j DROP")
+			},
+			apply: func(host *node, rule Rule) { host.iptables(rule.Backend, false, docker28Rules) },
+		}, Fault{
 			Name: "no-listener@cnt02", Summary: "nobody listens on the port of the other container", netns: "cnt02", NoFix: true,
 			Probe:   connecting("cnt01", cnt02, 80),
 			outcome: Truth{Outcome: "rejected", Leg: "request", Code: "NO_LISTENER"}, apply: nothing,

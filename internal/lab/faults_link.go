@@ -102,7 +102,7 @@ func byHandLinks() []Fault {
 		change("no-default-route", "mynamespace", "mynamespace has no default route", unsent("NO_DEFAULT_ROUTE"), "route del default"),
 		change("no-address", "mynamespace", "the interface of mynamespace has no address", unsent("NO_DEFAULT_ROUTE"), "addr flush dev veth1"),
 		{
-			Name: "peer-not-moved", Summary: "both ends of the veth pair are still on the host", netns: HostName, NoFix: true,
+			Name: "peer-not-moved", Summary: "both ends of the veth pair are still on the host", netns: HostName,
 			outcome: unsent("NO_DEFAULT_ROUTE").at("mynamespace"),
 			apply: func(host *node, _ Rule) {
 				host.ip("link del veth0")
@@ -133,6 +133,8 @@ func byHandLinks() []Fault {
 		change("dead-gateway", HostName, "the host's default route leads to an address that nobody has", refused("NEIGHBOUR_UNREACHABLE"), "route replace default via 203.0.113.77").noFix(),
 		change("address-on-port", HostName, "the veth became a port of a bridge and kept the address", unsent("ADDRESS_ON_BRIDGE_PORT"),
 			"link add br0 type bridge", "link set dev br0 up", "link set dev veth0 master br0"),
+		change("bridge-no-address", HostName, "the veth became a port of a bridge, and its address is gone with nobody having it", unsent("NEIGHBOUR_UNREACHABLE").at("mynamespace"),
+			"link add br0 type bridge", "link set dev br0 up", "addr del 172.19.0.1/24 dev veth0", "link set dev veth0 master br0"),
 		change("bridge-down", HostName, "the bridge that took over the veth's address is down", unsent("LINK_DOWN"),
 			append(bridged, "link set dev br0 down")...),
 		change("port-listening", HostName, "the veth is a port of a bridge whose spanning tree is still listening", unsent("BRIDGE_PORT_BLOCKED"),

@@ -358,6 +358,18 @@ table ip stateless {
 			netns: HostName, outcome: Truth{Outcome: "rejected", Leg: "request", Code: "DNAT_NO_TARGET"},
 			Probe: &Probe{Kind: "tcp", Source: "client", Target: lanHost, Port: 8082}, NoFix: true,
 			apply: func(host *node, _ Rule) { host.publishPort("8082", "172.17.0.9", "80") },
+		}, {
+			Name: "proxy-no-listener", Summary: "a container asks for port 8084, for which docker-proxy answers, and nothing listens in the container behind it",
+			netns: HostName, outcome: Truth{Outcome: "rejected", Leg: "request", Code: "NO_LISTENER", NetNS: "cnt01"},
+			Probe: connecting("cnt02", lanHost, 8084), NoFix: true,
+			apply: func(host *node, _ Rule) { host.dockerProxy(8084, netip.AddrPortFrom(dockerCnt01, 84)) },
+		}, {
+			Name: "proxy-stale-address", Summary: "a container asks for port 8085, for which docker-proxy answers, and no container has the address behind it any more",
+			netns: HostName, outcome: Truth{Outcome: "dropped", Leg: "request", Code: "NEIGHBOUR_UNREACHABLE"},
+			Probe: &Probe{Kind: "tcp", Source: "cnt03", Target: lanHost, Port: 8085}, NoFix: true,
+			apply: func(host *node, _ Rule) {
+				host.dockerProxy(8085, netip.AddrPortFrom(netip.MustParseAddr("172.17.0.9"), 80))
+			},
 		},
 	}
 }

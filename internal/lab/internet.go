@@ -22,7 +22,12 @@ var googleAddresses = []netip.Addr{
 }
 
 // zone is what the internet's name server knows.
-var zone = map[string][]netip.Addr{"dns.google.": googleAddresses}
+var zone = map[string][]netip.Addr{
+	"dns.google.":         googleAddresses,
+	"proxy.example.":      {vpnProxy},
+	"repository.example.": {vpnRepository},
+	"intranet.example.":   {vpnIntranet},
+}
 
 // discardPort is where connections are read to their end (RFC 863).
 const discardPort = 9

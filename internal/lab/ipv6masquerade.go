@@ -47,6 +47,7 @@ internet  dns.google 2001:4860:4860::8888, ::8844
 		Resolver: netip.MustParseAddr("2001:4860:4860::8844"),
 		Backends: []Backend{NFT, IPTablesNFT, IPTablesLegacy},
 		Opaque:   true,
+		Engine:   true,
 		hidden:   []string{"internet"},
 		prefixTranslated: []prefixTranslation{{
 			inside: netip.MustParsePrefix("fd5a:ceb9:ed8d:fe0a::/64"), outside: netip.MustParsePrefix("2001:db8:ff66::/64"),
@@ -69,7 +70,10 @@ internet  dns.google 2001:4860:4860::8888, ::8844
 
 func buildMasquerade(b *builder) {
 	options := b.network.Options
-	container, host := b.namespace("cnt01"), b.namespace(HostName)
+	if !options.Engine {
+		b.namespace("cnt01")
+	}
+	host := b.namespace(HostName)
 	router, gateway := b.namespace("router"), b.namespace("gateway")
 	internet := b.namespace("internet")
 	for _, node := range []*node{host, router, gateway, internet} {
@@ -77,13 +81,9 @@ func buildMasquerade(b *builder) {
 	}
 	host.bridgeNF(!options.NoBridgeNF)
 
-	b.wire(host, "veth671b926", container, "eth0")
-	host.bridge("br_ipv6_nw")
-	host.port("veth671b926", "br_ipv6_nw")
-	host.addr("br_ipv6_nw", "fd5a:ceb9:ed8d:1::1/64", "172.26.0.1/16", "fe80::1/64")
-	container.addr("eth0", "fd5a:ceb9:ed8d:1::2/64", "172.26.0.2/16")
-	container.route("default", "fd5a:ceb9:ed8d:1::1", "eth0")
-	container.route("default", "172.26.0.1", "eth0")
+	if !options.Engine {
+		masqueradeBridge(host, b.nodes["cnt01"])
+	}
 
 	b.wire(host, "ens192", router, "eth0")
 	host.addr("ens192", masqueradeHost.String()+"/64", "10.254.10.252/24")
@@ -107,22 +107,40 @@ func buildMasquerade(b *builder) {
 	internet.route("2001:db8:ff66::/48", "2001:db8:ff66:ffff::2", "eth0")
 	b.google(internet)
 
-	masqueradeRules(host, gateway)
+	if !options.Engine {
+		masqueradeFirewalld(host)
+	}
+	masqueradeGateway(gateway, beside(options.Backend))
 }
 
-// masqueradeRules are those of firewalld on the host, where the bridge is in
-// the zone docker, which accepts, and ens192 in the zone public, which
-// masquerades; and on the gateway NPTv6.
-func masqueradeRules(host, gateway *node) {
+// masqueradeBridge is what Docker makes of the container's network.
+func masqueradeBridge(host, container *node) {
+	host.wire(host, "veth671b926", container, "eth0")
+	host.bridge("br_ipv6_nw")
+	host.port("veth671b926", "br_ipv6_nw")
+	host.addr("br_ipv6_nw", "fd5a:ceb9:ed8d:1::1/64", "172.26.0.1/16", "fe80::1/64")
+	container.addr("eth0", "fd5a:ceb9:ed8d:1::2/64", "172.26.0.2/16")
+	container.route("default", "fd5a:ceb9:ed8d:1::1", "eth0")
+	container.route("default", "172.26.0.1", "eth0")
+}
+
+// masqueradeFirewalld are the rules of firewalld on the host, where the bridge is
+// in the zone docker, which accepts, and ens192 in the zone public, which
+// masquerades.
+func masqueradeFirewalld(host *node) {
 	backend := host.network.Options.Backend
 	if backend == NFT {
 		host.nft(masqueradeNFT)
-	} else {
-		host.iptables(backend, true, masqueradeFilter+masqueradeNAT)
-		host.iptables(backend, false, masqueradeNAT)
+		return
 	}
-	gateway.iptables(beside(backend), true, masqueradeNPT)
-	gateway.iptables(beside(backend), false, `
+	host.iptables(backend, true, masqueradeFilter+masqueradeNAT)
+	host.iptables(backend, false, masqueradeNAT)
+}
+
+// masqueradeGateway is NPTv6, and masquerade for IPv4.
+func masqueradeGateway(gateway *node, backend Backend) {
+	gateway.iptables(backend, true, masqueradeNPT)
+	gateway.iptables(backend, false, `
 *nat
 -A POSTROUTING -o zUntrust -j MASQUERADE
 `)

@@ -235,6 +235,7 @@ func tryOut() error {
 //
 // Where that is not allowed the tests run as they are.
 func Main(run func() int) int {
+	ProxyMain()
 	if Isolated() {
 		if err := Enter(); err != nil {
 			return 2

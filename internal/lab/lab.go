@@ -52,6 +52,9 @@ type Options struct {
 	// NoBridgeNF keeps bridged packets from the host's IP hooks
 	// (net.bridge.bridge-nf-call-* = 0). Otherwise it is as Docker leaves it.
 	NoBridgeNF bool
+	// Engine leaves out the containers, their bridges, the host's rules and the
+	// VPN's tunnel, for a container engine and a VPN that are run in the namespaces.
+	Engine bool
 	// NamedDir is where the namespaces that can be found get their names, as
 	// "ip netns" does in /run/netns; empty names none. The names are mounts, so
 	// it is for processes with a mount namespace of their own (Isolate).
@@ -60,6 +63,13 @@ type Options struct {
 	// namespace that can be found, and resolv.conf and hosts for the host: /etc
 	// in the demo. Empty writes none.
 	EtcDir string
+	// OSPF has the routers of pipework-ospf learn their routes by OSPF where FRR's
+	// daemons can be run. Otherwise, and where the fault takes away a route that a
+	// daemon would put back, they are static.
+	OSPF bool
+	// Peers is a root tree that FRR's daemons are taken from, with all that they
+	// need; empty means those of the machine.
+	Peers string
 	// Seed draws other addresses, interface names and positions of the rules,
 	// which Network.Scenario then speaks of, and oddities of the host that
 	// concern none of its packets. 0 keeps all as the authors have it.
@@ -86,10 +96,19 @@ type Scenario struct {
 	Backends []Backend
 	// Opaque says that Options.Opaque makes a difference.
 	Opaque bool
+	// Engine says that there is a form for Options.Engine.
+	Engine bool
 	Faults []Fault
 	// Request and Reply are the points that a packet passes on a healthy
 	// network, as "namespace/interface direction".
 	Request, Reply []string
+	// Carried are those of them at which the packet is inside of another one, in a
+	// tunnel.
+	Carried []string
+	// Bridged says that the host passes the packet on as a bridge, so that its rules
+	// for IP and its connection tracking see nothing of it: it has none of the
+	// faults that the hosts of all other scenarios have.
+	Bridged bool
 
 	// hidden can be entered by nobody; opaque ones also not with
 	// Options.Opaque.
@@ -136,7 +155,7 @@ type Translation struct {
 
 // Scenarios returns all scenarios, the default first.
 func Scenarios() []Scenario {
-	return []Scenario{ipv6Masquerade(), dockerBridge(), vpnOverlap(), netnsByHand()}
+	return []Scenario{ipv6Masquerade(), dockerBridge(), vpnOverlap(), netnsByHand(), pipeworkOSPF(), kubernetes(), vxlanOverlay()}
 }
 
 // Find returns a scenario by name.
@@ -158,6 +177,9 @@ func (s *Scenario) Check(options Options) error {
 	}
 	if options.Opaque && !s.Opaque {
 		return fmt.Errorf("%s has no opaque form", s.Name)
+	}
+	if options.Engine && (!s.Engine || options.Break != "" || options.Seed != 0) {
+		return fmt.Errorf("%s has no form for a container engine, or none with faults or a seed", s.Name)
 	}
 	if options.Break == "" {
 		return nil
@@ -264,17 +286,27 @@ func (s *Scenario) reached(fault Fault, truth Truth, translation Translation) bo
 	if translation.Leg != leg {
 		return translation.Leg == "request"
 	}
-	path := s.Request
-	if leg == "reply" {
-		path = s.Reply
-	}
-	at := func(netns string) int {
-		return slices.IndexFunc(path, func(point string) bool { return strings.HasPrefix(point, netns+"/") })
-	}
 	if translation.NetNS != fault.netns {
-		return at(translation.NetNS) < at(fault.netns)
+		return s.position(leg, translation.NetNS) < s.position(leg, fault.netns)
 	}
 	return slices.Index(hooks, translation.Hook) < slices.Index(hooks, truth.Hook)
+}
+
+// position is where on a leg a namespace has the packet's IP header in its
+// hands; -1 when it is not on the way. A host whose bridges connect its
+// containers has the same packet several times, and routes it where it is
+// nearest to the target.
+func (s *Scenario) position(leg, netns string) int {
+	within := func(point string) bool { return strings.HasPrefix(point, netns+"/") }
+	if leg == "reply" {
+		return slices.IndexFunc(s.Reply, within)
+	}
+	for i, point := range slices.Backward(s.Request) {
+		if within(point) {
+			return i
+		}
+	}
+	return -1
 }
 
 func (s *Scenario) backend(options Options) Backend {
@@ -323,8 +355,10 @@ type Network struct {
 	undo     []func() error
 	// refuseDNS makes the name server refuse to answer.
 	refuseDNS atomic.Bool
-	once      sync.Once
-	closed    error
+	// stopOSPF ends OSPF in the router of that name; nil when none runs.
+	stopOSPF func(router string)
+	once     sync.Once
+	closed   error
 }
 
 // NetNS returns a namespace by name, also one that cannot be found from
@@ -362,7 +396,7 @@ func Build(ctx context.Context, scenario string, options Options) (*Network, err
 	}
 	options.Backend = s.backend(options)
 	n := &Network{Scenario: s, Options: options, spaces: make(map[string]*netns.NS)}
-	b := &builder{ctx: ctx, network: n, nodes: make(map[string]*node), disguise: newDisguise(options.Seed, s.prefixTranslated)}
+	b := &builder{ctx: ctx, network: n, nodes: make(map[string]*node), resolvers: make(map[string]netip.Addr), disguise: newDisguise(options.Seed, s.prefixTranslated)}
 	defer b.close()
 	s.build(b)
 	b.clutterTranslations()

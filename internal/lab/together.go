@@ -69,11 +69,7 @@ func (s *Scenario) place(f *Fault) int {
 	if f.outcome.Outcome == "unsent" {
 		return 0
 	}
-	path := s.Request
-	if f.outcome.Leg == "reply" {
-		path = s.Reply
-	}
-	return slices.IndexFunc(path, func(point string) bool { return strings.HasPrefix(point, f.where()+"/") })
+	return s.position(f.outcome.Leg, f.where())
 }
 
 // hooks in the order in which a packet passes them.

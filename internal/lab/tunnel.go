@@ -149,7 +149,7 @@ func (e tunnelEnd) vxlan(other netip.Addr) {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU, attrs.HardwareAddr = n.disguise.iface(e.name), tunnelMTU, n.mac()
 		return n.handle.LinkAdd(&netlink.Vxlan{
-			LinkAttrs: attrs, VxlanId: 1, Port: 4789, Learning: true,
+			LinkAttrs: attrs, VxlanId: 1, Port: tunnelPort, Learning: true,
 			SrcAddr: n.disguise.address(e.outside).AsSlice(), Group: n.disguise.address(other).AsSlice(),
 		})
 	})

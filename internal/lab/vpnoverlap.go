@@ -17,6 +17,9 @@ var (
 	vpnTwin = netip.MustParseAddr("172.17.5.5")
 	// vpnCaller is a machine of the internet that can be looked into.
 	vpnCaller = netip.MustParseAddr("203.0.113.100")
+	// vpnProxy and vpnRepository are in the internet, for a real yum.
+	vpnProxy      = netip.MustParseAddr("192.0.2.80")
+	vpnRepository = netip.MustParseAddr("192.0.2.81")
 )
 
 func vpnOverlap() Scenario {
@@ -45,7 +48,8 @@ client               vpn 198.51.100.7  tun0 10.8.0.1, intranet 172.20.0.5
 		Target:   ipv4Target,
 		Resolver: netip.MustParseAddr("8.8.4.4"),
 		Backends: []Backend{IPTablesNFT, IPTablesLegacy},
-		hidden:   []string{"internet", "vpn"},
+		Engine:   true,
+		hidden:   []string{"internet", "vpn", "intranet"},
 		Request:  []string{"cnt01/eth0 egress", "host/veth8c1f3e2 ingress", "host/docker0 ingress", "host/eth0 egress"},
 		Reply:    []string{"host/eth0 ingress", "host/docker0 egress", "host/veth8c1f3e2 egress", "cnt01/eth0 ingress"},
 		Faults: slices.Concat(filter{
@@ -62,20 +66,20 @@ client               vpn 198.51.100.7  tun0 10.8.0.1, intranet 172.20.0.5
 }
 
 func buildVPNOverlap(b *builder) {
-	cnt01, host, client := b.namespace("cnt01"), b.namespace(HostName), b.namespace("client")
+	engine := b.network.Options.Engine
+	if !engine {
+		b.namespace("cnt01")
+	}
+	host, client := b.namespace(HostName), b.namespace("client")
 	internet, vpn := b.namespace("internet"), b.namespace("vpn")
 	host.router()
 	internet.router()
 	for _, n := range []*node{host, internet} {
 		n.bridgeNF(false)
 	}
-
-	host.bridge("docker0")
-	host.addr("docker0", "172.17.0.1/16")
-	b.wire(host, "veth8c1f3e2", cnt01, "eth0")
-	host.port("veth8c1f3e2", "docker0")
-	cnt01.addr("eth0", dockerCnt01.String()+"/16")
-	cnt01.route("default", "172.17.0.1", "eth0")
+	if !engine {
+		vpnContainer(host, b.nodes["cnt01"])
+	}
 
 	for _, machine := range []struct {
 		node             *node
@@ -92,6 +96,10 @@ func buildVPNOverlap(b *builder) {
 		machine.node.route("default", machine.gateway.String(), "eth0")
 	}
 	b.google(internet)
+	if engine {
+		vpnForEngine(internet, vpn)
+		return
+	}
 
 	b.tunnel(tunnelEnd{host, "tun0", vpnHost}, tunnelEnd{vpn, "tun0", vpnServer})
 	host.addr("tun0", "10.8.0.2/24")
@@ -100,8 +108,32 @@ func buildVPNOverlap(b *builder) {
 	host.route("172.16.0.0/12", "10.8.0.1", "tun0")
 
 	vpn.listenTCP(vpnIntranet, discardPort, discard)
-	cnt01.listenTCP(netip.IPv4Unspecified(), 80, serveHTTP)
 	host.iptables(b.network.Options.Backend, false, vpnRules)
+}
+
+// vpnContainer connects the container to docker0, as Docker does.
+func vpnContainer(host, cnt01 *node) {
+	host.bridge("docker0")
+	host.addr("docker0", "172.17.0.1/16")
+	host.wire(host, "veth8c1f3e2", cnt01, "eth0")
+	host.port("veth8c1f3e2", "docker0")
+	cnt01.addr("eth0", dockerCnt01.String()+"/16")
+	cnt01.route("default", "172.17.0.1", "eth0")
+	cnt01.listenTCP(netip.IPv4Unspecified(), 80, serveHTTP)
+}
+
+// vpnForEngine prepares what a real VPN and a real proxy are started in: the
+// server of the VPN is a router of its own, with the intranet and a name server
+// behind it.
+func vpnForEngine(internet, vpn *node) {
+	internet.addr("lo", vpnProxy.String()+"/32", vpnRepository.String()+"/32")
+	intranet := vpn.namespace("intranet")
+	vpn.router()
+	vpn.wire(vpn, "eth1", intranet, "eth0")
+	vpn.addr("eth1", "172.20.0.1/24")
+	intranet.addr("eth0", vpnIntranet.String()+"/24")
+	intranet.route("default", "172.20.0.1", "eth0")
+	vpn.listenUDP(netip.IPv4Unspecified(), 53, vpn.network.serveDatagrams)
 }
 
 // vpnRules are those that Docker writes for one published port, without

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/evidence"
 	"github.com/pathtrace/pathtrace/internal/path"
 	"github.com/pathtrace/pathtrace/internal/skbdrop"
 	"github.com/pathtrace/pathtrace/nat"
@@ -26,13 +28,18 @@ const maxDiscovery = 1 << 10
 // errTooMany is why a capture is not complete.
 var errTooMany = fmt.Errorf("more packets of this kind passed than a run keeps (%d)", maxKept)
 
-// collector gathers what all sensors deliver. It keeps what may belong to the
-// probes and drops the rest, so its size does not depend on how busy the host
-// is.
+// collector gathers what all sensors deliver once the run has begun. It keeps
+// what may belong to the probes and drops the rest, so its size does not depend on
+// how busy the host is.
 type collector struct {
 	probes *probes
+	// save takes what is kept, in the same order.
+	save *evidence.Writer
 	// changed holds a token when something was added.
 	changed chan struct{}
+	// begun says that the first probe may be sent: what came before is none of it,
+	// and a bundle has to say first what run it is of.
+	begun atomic.Bool
 
 	mu        sync.Mutex
 	sightings []capture.Sighting
@@ -44,25 +51,33 @@ type collector struct {
 	overflow  bool
 }
 
-func newCollector(probes *probes) *collector {
-	return &collector{probes: probes, changed: make(chan struct{}, 1), pending: make(map[string][]*ruletrace.Hit)}
+func newCollector(probes *probes, save *evidence.Writer) *collector {
+	return &collector{probes: probes, save: save, changed: make(chan struct{}, 1), pending: make(map[string][]*ruletrace.Hit)}
 }
 
+func (c *collector) begin() { c.begun.Store(true) }
+
 func (c *collector) sighting(s capture.Sighting) {
-	if s.Header.ARP != nil || s.Header.Neighbour != nil {
+	if !c.begun.Load() {
+		return
+	}
+	if evidence.Discovers(&s.Header) {
 		c.mu.Lock()
 		if len(c.discovery) < maxDiscovery {
-			c.discovery = append(c.discovery, s)
+			c.discovery = append(c.discovery, c.kept(s))
 		}
 		c.mu.Unlock()
 		return
+	}
+	if inner, ok := s.Carried(); ok {
+		s = inner
 	}
 	if !c.probes.packet(&s.Header) {
 		return
 	}
 	c.mu.Lock()
 	if len(c.sightings) < maxKept {
-		c.sightings = append(c.sightings, s)
+		c.sightings = append(c.sightings, c.kept(s))
 	} else {
 		c.overflow = true
 	}
@@ -70,13 +85,21 @@ func (c *collector) sighting(s capture.Sighting) {
 	c.touch()
 }
 
+// kept saves a sighting and returns what remains of it when its frame is gone.
+func (c *collector) kept(s capture.Sighting) capture.Sighting {
+	c.save.Sighting(&s)
+	s.Frame = nil
+	return s
+}
+
 func (c *collector) event(e nat.Event) {
-	if !c.probes.flow(&e.Flow) {
+	if !c.begun.Load() || !c.probes.flow(&e.Flow) {
 		return
 	}
 	c.mu.Lock()
 	if len(c.events) < maxKept {
 		c.events = append(c.events, e)
+		c.save.Event(e)
 	} else {
 		c.overflow = true
 	}
@@ -85,8 +108,12 @@ func (c *collector) event(e nat.Event) {
 }
 
 func (c *collector) hit(h ruletrace.Hit) {
+	if !c.begun.Load() {
+		return
+	}
 	c.mu.Lock()
 	if len(c.hits) < maxKept {
+		c.save.Hit(len(c.hits), &h)
 		c.hits = append(c.hits, &h)
 		c.pending[h.NetNS] = append(c.pending[h.NetNS], &h)
 	} else {
@@ -98,12 +125,13 @@ func (c *collector) hit(h ruletrace.Hit) {
 
 // drop keeps what says something about a packet's fate.
 func (c *collector) drop(d skbdrop.Drop) {
-	if d.NetNS == "" || skbdrop.Benign(d) || !c.probes.packet(&d.Header) {
+	if !c.begun.Load() || skbdrop.Benign(d) || !c.probes.packet(&d.Header) {
 		return
 	}
 	c.mu.Lock()
 	if len(c.drops) < maxKept {
 		c.drops = append(c.drops, d)
+		c.save.Drop(d)
 	} else {
 		c.overflow = true
 	}
@@ -139,6 +167,7 @@ func (c *collector) replace(h, by *ruletrace.Hit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	*h = *by
+	c.save.Hit(slices.Index(c.hits, h), h)
 }
 
 // discovered is what was kept of ARP and neighbour discovery.

@@ -18,10 +18,25 @@ type claim struct {
 // claims lists the statements of a report.
 func claims(r *report.Report) []claim {
 	all := []claim{{"verdict: " + r.Verdict.Summary, r.Verdict.Confidence, r.Verdict.Evidence}}
-	for _, t := range r.Translations {
+	all = append(all, claimsOf(r.Translations, r.Legs)...)
+	for _, c := range r.Continuations {
+		all = append(all, claim{"continuation: " + c.Summary, c.Confidence, c.Evidence}, claim{"its verdict: " + c.Verdict.Summary, c.Verdict.Confidence, c.Verdict.Evidence})
+		all = append(all, claimsOf(c.Translations, c.Legs)...)
+	}
+	for _, f := range r.Findings {
+		// What is wrong may be a state that no sensor saw come about.
+		all = append(all, claim{"finding " + f.Code, report.Reconstructed, f.Evidence})
+	}
+	return all
+}
+
+// claimsOf lists the statements about the way of one flow.
+func claimsOf(translations []report.Translation, legs report.Legs) []claim {
+	var all []claim
+	for _, t := range translations {
 		all = append(all, claim{fmt.Sprintf("translation %s in %s: %s %s → %s", t.Kind, t.NetNS, t.Field, t.From, t.To), t.Confidence, t.Evidence})
 	}
-	for _, leg := range [][]report.Hop{r.Legs.Request, r.Legs.Reply} {
+	for _, leg := range [][]report.Hop{legs.Request, legs.Reply} {
 		for _, hop := range leg {
 			if hop.Interface != "" { // otherwise it stands for what its steps say
 				all = append(all, claim{"hop " + place(hop), report.Observed, hop.Evidence})
@@ -30,10 +45,6 @@ func claims(r *report.Report) []claim {
 				all = append(all, claim{fmt.Sprintf("step %s at %s: %s", step.Kind, place(hop), step.Text), step.Confidence, step.Evidence})
 			}
 		}
-	}
-	for _, f := range r.Findings {
-		// What is wrong may be a state that no sensor saw come about.
-		all = append(all, claim{"finding " + f.Code, report.Reconstructed, f.Evidence})
 	}
 	return all
 }
@@ -143,6 +154,12 @@ func healthy(r *report.Report) []string {
 		}
 	}
 	return all
+}
+
+// lossy reports whether a sensor says that it lost something, as those in busy
+// networks may on a busy machine.
+func lossy(r *report.Report) bool {
+	return slices.ContainsFunc(r.Sensors, func(s report.Sensor) bool { return s.State == "degraded" && s.Lost > 0 })
 }
 
 // accusations are the places where a report says that a rule ended a packet.

@@ -4,25 +4,29 @@ package live
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/diagnose"
+	"github.com/pathtrace/pathtrace/internal/evidence"
 	"github.com/pathtrace/pathtrace/internal/path"
 	"github.com/pathtrace/pathtrace/internal/probe"
 	"github.com/pathtrace/pathtrace/packet"
 )
 
 const (
+	// MaxPayload is the most that a datagram holds without being fragmented on a
+	// link as narrow as IPv6 allows (RFC 8200): 1280 bytes, less both headers.
+	MaxPayload = 1232
 	// MaxSendBytes bounds Config.SendBytes: each segment is kept as often as it
 	// is seen.
 	MaxSendBytes = 1 << 18
 	// trailer is the size of the small segment that follows the first one when
-	// that is not acknowledged within grace.
+	// that is not acknowledged within grace. The kernel repeats the first one after
+	// 200 ms (TCP_RTO_MIN), and then sends nothing behind it.
 	trailer = 16
-	grace   = 100 * time.Millisecond
+	grace   = 50 * time.Millisecond
 	// tracedBytes is how many bytes of data the trace is given a packet for: with
 	// its acknowledgement, in the smallest segments that are usual.
 	tracedBytes = 256
@@ -34,38 +38,39 @@ const (
 // small ones pass: not at once, since what receives may put the two into one. The
 // rest follows when the first was acknowledged. When all is not in the end, the
 // try is about the first byte that is missing.
-func (r *run) sendData(ctx context.Context, tcp *probe.TCP, t *try) {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+func (r *run) sendData(ctx context.Context, tcp *probe.TCP, t *evidence.Try) {
+	deadline, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
-	t.data = &diagnose.Data{Bytes: r.cfg.SendBytes}
-	syn := &r.join(t.probe).Request.First.Header
-	size, err := tcp.Established(ctx)
+	t.Data = &diagnose.Data{Bytes: r.cfg.SendBytes}
+	syn := &r.join(t.Probe).Request.First.Header
+	size, err := tcp.Established(deadline)
 	if err != nil {
-		t.sendError = err
+		refuse(t, err)
 		return
 	}
 	first := min(size, r.cfg.SendBytes)
-	send := func(ctx context.Context, length int) {
+	send := func(length int) {
 		if length > 0 && err == nil {
-			if err = tcp.Send(ctx, length); err == nil {
-				t.data.Sent += length
+			if err = tcp.Send(deadline, length); err == nil {
+				t.Data.Sent += length
 			}
 		}
-		r.awaitAll(ctx, t, syn, first)
 	}
-	soon, stop := context.WithTimeout(ctx, grace)
+	send(first)
+	soon, stop := context.WithTimeout(deadline, grace) // from now on: a busy host may take as long to send
 	defer stop()
-	send(soon, first)
-	if errors.Is(soon.Err(), context.DeadlineExceeded) {
-		send(ctx, min(trailer, r.cfg.SendBytes-t.data.Sent))
+	if small := min(trailer, r.cfg.SendBytes-t.Data.Sent); err == nil && small > 0 && !tcp.Acknowledged(soon) && tcp.Send(deadline, small) == nil {
+		t.Data.Sent += small
 	}
-	if t.data.Acked == t.data.Sent {
-		send(ctx, r.cfg.SendBytes-t.data.Sent)
+	r.awaitAll(ctx, deadline, t, syn, first)
+	if t.Data.Acked == t.Data.Sent {
+		send(r.cfg.SendBytes - t.Data.Sent)
+		r.awaitAll(ctx, deadline, t, syn, first)
 	}
-	t.sendError = err
-	t.data.Full = t.data.Acked >= first
-	if t.data.Acked < t.data.Bytes && !t.data.Ended {
-		t.probe.Segment = r.missing(t.probe.NetNS, syn, syn.Seq+1+uint32(t.data.Acked), first)
+	refuse(t, err)
+	t.Data.Full = t.Data.Acked >= first
+	if t.Data.Acked < t.Data.Bytes && !t.Data.Ended {
+		t.Probe.Segment = r.missing(t.Probe.NetNS, syn, syn.Seq+1+uint32(t.Data.Acked), first)
 		if err := tcp.Abort(); err != nil {
 			r.cfg.Log("abort the connection: %v", err)
 		}
@@ -74,20 +79,20 @@ func (r *run) sendData(ctx context.Context, tcp *probe.TCP, t *try) {
 
 // awaitAll waits until all that was sent is acknowledged, the far end has ended
 // the connection, or it is known why the first segment is not acknowledged.
-func (r *run) awaitAll(ctx context.Context, t *try, syn *packet.Header, first int) {
-	whole := t.probe
+func (r *run) awaitAll(ctx, deadline context.Context, t *evidence.Try, syn *packet.Header, first int) {
+	whole := t.Probe
 	whole.Segment = &path.Segment{Seq: syn.Seq + 1, Length: first}
-	if t.data.Acked == 0 {
-		r.await(ctx, whole)
+	if t.Data.Acked == 0 {
+		r.await(ctx, deadline, whole)
 	}
 	for {
-		t.data.Acked, t.data.Ended = r.acknowledged(t.probe.NetNS, syn, t.data.Sent)
-		if t.data.Acked >= t.data.Sent || t.data.Ended || t.data.Acked < first && r.progress(whole) != open {
+		t.Data.Acked, t.Data.Ended = r.acknowledged(t.Probe.NetNS, syn, t.Data.Sent)
+		if t.Data.Acked >= t.Data.Sent || t.Data.Ended || t.Data.Acked < first && r.progress(ctx, whole) != open {
 			return
 		}
 		select {
-		case <-r.evidence.changed:
-		case <-ctx.Done():
+		case <-r.seen.changed:
+		case <-deadline.Done():
 			return
 		}
 	}
@@ -97,7 +102,7 @@ func (r *run) awaitAll(ctx context.Context, t *try, syn *packet.Header, first in
 // at the source, and whether it ended the connection after that.
 func (r *run) acknowledged(netns string, syn *packet.Header, sent int) (bytes int, ended bool) {
 	start := syn.Seq + 1
-	for _, s := range r.evidence.input().Sightings {
+	for _, s := range r.seen.input().Sightings {
 		h := &s.Header
 		if s.Point.NetNS != netns || s.Direction != capture.Ingress || h.Tuple != syn.Tuple.Inverse() {
 			continue
@@ -117,7 +122,7 @@ func (r *run) acknowledged(netns string, syn *packet.Header, sent int) (bytes in
 func (r *run) missing(netns string, syn *packet.Header, seq uint32, full int) *path.Segment {
 	segment := &path.Segment{Seq: seq, Length: full}
 	var lengths []int
-	for _, s := range r.evidence.input().Sightings {
+	for _, s := range r.seen.input().Sightings {
 		h := &s.Header
 		if s.Point.NetNS == netns && s.Direction == capture.Egress && h.Tuple == syn.Tuple && h.Seq == seq && h.DataLength > 0 {
 			lengths = append(lengths, h.DataLength)

@@ -23,22 +23,38 @@ type drops struct {
 }
 
 func openDrops(topo *topology.Snapshot, probes *probes, cfg *Config) *drops {
-	config := skbdrop.Config{Proto: probes.identity(0).Tuple.Proto, Ports: probes.ports(), Namespaces: make(map[uint32]string)}
+	config := skbdrop.Config{Proto: probes.proto(), Ports: probes.ports()}
 	if probes.ping != nil {
 		config.Nonce = probes.ping.Nonce
 	}
+	for _, m := range probes.beyond {
+		config.Ports = append(config.Ports, m.TargetPort)
+	}
+	return watchDrops(topo, config, cfg.Log)
+}
+
+// watchDrops opens the sensor for the namespaces of a snapshot.
+func watchDrops(topo *topology.Snapshot, config skbdrop.Config, log func(string, ...any)) *drops {
+	config.Namespaces = make(map[uint32]string)
 	for i := range topo.Namespaces {
 		config.Namespaces[uint32(topo.Namespaces[i].ID)] = topo.Namespaces[i].Name
 	}
-	cfg.Log("attach a BPF program to the tracepoint kfree_skb (removed by the kernel when pathtrace ends)")
+	log("attach a BPF program to the tracepoint kfree_skb (removed by the kernel when pathtrace ends)")
 	d := &drops{}
 	d.sensor, d.err = skbdrop.Open(config)
 	return d
 }
 
+// add has the sensor see a further namespace.
+func (d *drops) add(ns *topology.Namespace) {
+	if d.sensor != nil {
+		d.fail(d.sensor.Add(uint32(ns.ID), ns.Name))
+	}
+}
+
 // start lets the sensor deliver to the collector until watch is done and it is
 // drained.
-func (d *drops) start(watch context.Context, sensing *sync.WaitGroup, to *collector) {
+func (d *drops) start(watch context.Context, sensing *sync.WaitGroup, to sink) {
 	if d.sensor != nil {
 		sensing.Go(func() { d.fail(d.sensor.Run(watch, to.drop)) })
 	}

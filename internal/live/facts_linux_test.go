@@ -185,3 +185,41 @@ func drain(t *testing.T, fd int) (records [][]byte) {
 		records = append(records, buffer[:size])
 	}
 }
+
+// TestNothingBehindRepetition shows that what is handed to the kernel when it has
+// begun to repeat a segment stays there until that is acknowledged.
+func TestNothingBehindRepetition(t *testing.T) {
+	t.Parallel()
+	n := build(t, "docker-bridge", lab.Options{Break: "mtu-beyond"})
+	var conn net.Conn
+	if err := n.NetNS("cnt01").Do(func() (err error) { conn, err = net.DialTimeout("tcp4", "8.8.8.8:9", timeout); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := func() (info *unix.TCPInfo) {
+		if err := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); err != nil || info == nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	if _, err := conn.Write(make([]byte, 1400)); err != nil { // in one segment, that the way swallows
+		t.Fatal(err)
+	}
+	eventually(t, "two repetitions", func() string {
+		if info().Total_retrans < 2 {
+			return "not yet"
+		}
+		return ""
+	})
+	const small = 16
+	if _, err := conn.Write(make([]byte, small)); err != nil {
+		t.Fatal(err)
+	}
+	if left := info().Notsent_bytes; left != small {
+		t.Errorf("%d bytes are not sent, want %d", left, small)
+	}
+}

@@ -12,13 +12,16 @@ import (
 // probes again: the answer comes.
 func TestFixes(t *testing.T) {
 	t.Parallel()
+	count := 0
 	for _, scenario := range lab.Scenarios() {
 		for _, options := range variants(scenario) {
 			if options.Break == "" || options.Opaque || options.NoBridgeNF {
 				continue
 			}
+			count++
 			t.Run(name(scenario, options), func(t *testing.T) {
 				t.Parallel()
+				third(t, count)
 				n := build(t, scenario.Name, options)
 				heal(t, n, probe(n))
 			})
@@ -26,8 +29,10 @@ func TestFixes(t *testing.T) {
 	}
 	for _, backend := range []lab.Backend{lab.NFT, lab.IPTablesNFT, lab.IPTablesLegacy} {
 		for _, tt := range rejected(backend) {
+			count++
 			t.Run(tt.name+" "+string(backend), func(t *testing.T) {
 				t.Parallel()
+				third(t, count)
 				n := build(t, tt.scenario, lab.Options{Backend: backend})
 				command(t, n.NetNS(tt.in), tt.change...)
 				heal(t, n, connection(n, tt.source, tt.target))

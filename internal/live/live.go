@@ -20,8 +20,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/answer"
 	"github.com/pathtrace/pathtrace/internal/container"
 	"github.com/pathtrace/pathtrace/internal/diagnose"
+	"github.com/pathtrace/pathtrace/internal/engine"
+	"github.com/pathtrace/pathtrace/internal/evidence"
 	"github.com/pathtrace/pathtrace/internal/netns"
 	"github.com/pathtrace/pathtrace/internal/path"
 	"github.com/pathtrace/pathtrace/internal/resolve"
@@ -32,7 +35,7 @@ import (
 
 // Config says what to trace.
 type Config struct {
-	// Kind is ping, ping6 or tcp, as the report prints it.
+	// Kind is ping, ping6, tcp or udp, as the report prints it.
 	Kind   string
 	Source *container.Source
 	// Host is the namespace that reports call "host"; nil means the one that
@@ -44,17 +47,22 @@ type Config struct {
 	// Target is what the user typed, Resolved what it stands for.
 	Target   string
 	Resolved resolve.Result
+	// Lookup is set where a name is to be looked up, which is then Target: its
+	// queries are the probes, and Resolved and Port are not used.
+	Lookup *Lookup
 	// Unresolved says why the target, a name, has no address. Then a DNS query
 	// to the first server that was asked is traced in place of the probe, and
 	// Resolved is not used.
 	Unresolved *resolve.Error
-	// Port is the TCP port; 0 for pings. SourcePort is the one that is sent from;
-	// 0 lets the kernel choose.
+	// Port is that of TCP or UDP; 0 for pings. SourcePort is the one that is sent
+	// from; 0 lets the kernel choose.
 	Port, SourcePort uint16
 	// Size is the number of bytes of a ping's data; 0 means as ping sends.
 	// DontFragment keeps a ping in one piece.
 	Size         int
 	DontFragment bool
+	// Payload is what a datagram holds.
+	Payload []byte
 	// SendBytes is how many bytes are sent over a TCP connection, at most
 	// MaxSendBytes; 0 means none.
 	SendBytes int
@@ -62,9 +70,15 @@ type Config struct {
 	Count int
 	// Timeout is how long each answer is waited for; 0 means 5 s.
 	Timeout time.Duration
+	// Engines asks the container engines of the host while the run goes on; nil asks
+	// none.
+	Engines AskEngines
 	// Print is called with the report as soon as it is known, while the sensors
 	// close; nil prints nothing.
 	Print func(*report.Report) error
+	// Save takes the evidence as it comes in; nil saves nothing. The caller
+	// closes it, and is told then when it could not be written.
+	Save *evidence.Writer
 	// Version is the program's, for the report.
 	Version string
 	// Log is told what is done on the host before it is done; nil discards it.
@@ -76,8 +90,11 @@ const (
 	interval = 200 * time.Millisecond
 	// dnsPort is where name servers listen.
 	dnsPort = 53
-	// resolveLimit is how long reading rules may take.
-	resolveLimit = 2 * time.Second
+	// readLimit is how long reading rules may take: on a busy host with many
+	// thousands of them it takes seconds.
+	readLimit = time.Minute
+	// hurriedLimit is how long it may take after an interrupt.
+	hurriedLimit = 5 * time.Second
 )
 
 // Run traces the probes and explains one: the first that failed, or else the
@@ -96,10 +113,19 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 		cfg.Resolved = resolve.Result{Address: cfg.Unresolved.Said[0].Server.WithZone(""), Zone: cfg.Unresolved.Said[0].Server.Zone()}
 		cfg.Port, cfg.Count = dnsPort, 1
 	}
+	if cfg.Lookup != nil {
+		cfg.Lookup.prepare(&cfg)
+		if len(cfg.Lookup.known()) > 0 {
+			return cfg.fromFile()
+		}
+	}
 	started := time.Now()
+	engines, stopAsking := cfg.Engines.start(ctx, cfg.Log)
+	defer stopAsking()
 	topo, handles, err := topology.Discover(ctx, topology.Config{
 		Host: cfg.Host, Source: cfg.Source.NetNS, SourceName: cfg.Source.Name,
 		Target: cfg.Resolved.Address, Zone: cfg.Resolved.Zone, Candidates: cfg.Candidates,
+		Containers: containers(ctx),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("find the way to %s: %w", cfg.Resolved.Address, err)
@@ -112,26 +138,26 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 	}
 	defer probes.close()
 
-	r := &run{cfg: &cfg, topo: topo, evidence: newCollector(probes)}
+	r := &run{cfg: &cfg, topo: topo, holders: holders{topo: topo, handles: handles, log: cfg.Log}, seen: newCollector(probes, cfg.Save)}
 	defer r.closeResolvers()
-	r.followDNAT(ctx, handles, probes.match())
+	r.followDNAT(ctx, handles, probes.matches())
+	r.followRelays(ctx, handles, probes)
 	watch, stopWatching := context.WithCancel(context.Background())
 	defer stopWatching()
-	r.open(handles, probes)
 	var sensing sync.WaitGroup
-	for _, s := range r.stations {
-		s.start(watch, &sensing, r.evidence)
-	}
-	r.drops.start(watch, &sensing, r.evidence)
+	r.open(watch, &sensing, handles, probes)
+	known := r.begin(started)
+	cfg.Save.Begin(known, probes.nonce())
+	r.seen.begin()
 	cfg.Log("armed after %s", time.Since(started).Round(time.Millisecond))
 
-	tries := r.sendAll(ctx, probes)
+	tries, problem := r.sendAll(ctx, probes)
 
 	stopWatching() // each sensor drains what the kernel has queued, then ends
 	sensing.Wait()
 	for _, s := range r.stations {
-		s.resync(context.WithoutCancel(ctx), r.evidence)
-		if !r.evidence.complete() {
+		s.resync(context.WithoutCancel(ctx), r.seen)
+		if !r.seen.complete() {
 			s.fail(sensorCapture, errTooMany)
 		}
 	}
@@ -140,18 +166,25 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 	go func() { closed <- r.close() }() // takes the kernel tens of milliseconds
 	replied := r.allReplied(tries)
 	var ending sync.WaitGroup
-	ending.Go(r.resolve)
+	ending.Go(func() { r.resolve(ctx) })
+	ending.Go(func() { r.findOwners(tries) })
+	ending.Go(func() { r.engines = engines() })
 	if !replied {
 		ending.Go(func() { r.after = handles.Reread() })
-		ending.Go(r.readChains)
-		ending.Go(r.lookUp)
+		ending.Go(func() { r.chains = readChains(ctx, r.resolvers, r.cfg.Log) })
+		ending.Go(func() { r.lookUp(ctx) })
 	}
 	ending.Wait()
-	out := r.report(started, tries)
+	r.finish(known, tries)
+	if gone := cfg.Source.Gone(context.WithoutCancel(ctx)); gone != "" {
+		known.Notes = append(known.Notes, gone)
+	}
+	cfg.Save.End(known)
+	out := answer.Report(known)
 	if cfg.Print != nil {
 		err = cfg.Print(out)
 	}
-	return out, errors.Join(err, <-closed)
+	return out, errors.Join(problem, err, <-closed)
 }
 
 // run is a live run between arming and report.
@@ -168,17 +201,21 @@ type run struct {
 	// redirects are the rules that would translate the destination of such a flow
 	// if it were new.
 	redirects map[string]ruletrace.Rule
-	stations  []*station
+	// engines are what container engines say of themselves.
+	engines  []engine.View
+	stations []*station
+	// holders are the processes that hold sockets where probes end.
+	holders holders
 	// resolvers read rules, one for each namespace.
 	resolvers map[string]*ruletrace.Resolver
 	drops     *drops
-	evidence  *collector
+	seen      *collector
 }
 
 // followDNAT adds the namespaces that a rule may send the packet to in place of
 // its target, as the container behind a published port, and that of a target
 // beside the way.
-func (r *run) followDNAT(ctx context.Context, handles *topology.Handles, match ruletrace.Match) {
+func (r *run) followDNAT(ctx context.Context, handles *topology.Handles, matches []ruletrace.Match) {
 	r.resolvers = make(map[string]*ruletrace.Resolver)
 	found := make([][]netip.Addr, len(r.topo.Namespaces))
 	var asking sync.WaitGroup
@@ -187,17 +224,23 @@ func (r *run) followDNAT(ctx context.Context, handles *topology.Handles, match r
 		resolver := ruletrace.NewResolver(handles.Get(name), name)
 		r.resolvers[name] = resolver
 		asking.Go(func() {
-			var err error
-			if found[i], err = resolver.Destinations(ctx, match); err != nil {
-				r.cfg.Log("%s: read where DNAT rules lead: %v", name, err)
+			for _, match := range matches {
+				to, err := resolver.Destinations(ctx, match)
+				if err != nil {
+					r.cfg.Log("%s: read where DNAT rules lead: %v", name, err)
+				}
+				found[i] = append(found[i], to...)
 			}
 		})
 	}
 	asking.Wait()
-	if target := r.topo.Target; besideTheWay(r.topo, target) {
-		found = append(found, []netip.Addr{target})
+	for _, match := range matches {
+		if besideTheWay(r.topo, match.Target) || match.Target != r.topo.Target {
+			found = append(found, []netip.Addr{match.Target})
+		}
 	}
-	for _, address := range slices.Concat(found...) {
+	all := slices.SortedFunc(slices.Values(slices.Concat(found...)), netip.Addr.Compare)
+	for _, address := range slices.Compact(all) {
 		if _, err := handles.Extend(ctx, address); err != nil {
 			r.cfg.Log("find the way to %s, where a DNAT rule leads: %v", address, err)
 		}
@@ -222,9 +265,14 @@ func besideTheWay(s *topology.Snapshot, target netip.Addr) bool {
 }
 
 // open opens the sensors of all namespaces at once: each waits milliseconds
-// for the kernel to make a ring known to all processors.
-func (r *run) open(handles *topology.Handles, probes *probes) {
-	match := probes.match()
+// for the kernel to make a ring known to all processors. Each is read from then
+// on: a ring must not run over while a busy host opens the others.
+func (r *run) open(watch context.Context, sensing *sync.WaitGroup, handles *topology.Handles, probes *probes) {
+	probes.armed = probes.matches()
+	for i := range probes.armed {
+		probes.armed[i].Carried = slices.ContainsFunc(r.topo.Namespaces, hasTunnel)
+	}
+	want := probed(probes.armed, r.cfg)
 	r.stations = make([]*station, len(r.topo.Namespaces))
 	var opening sync.WaitGroup
 	for i := range r.topo.Namespaces {
@@ -234,42 +282,48 @@ func (r *run) open(handles *topology.Handles, probes *probes) {
 			resolver = ruletrace.NewResolver(handles.Get(ns.Name), ns.Name)
 			r.resolvers[ns.Name] = resolver
 		}
-		opening.Go(func() { r.stations[i] = openStation(ns, handles.Get(ns.Name), resolver, match, r.cfg) })
+		opening.Go(func() {
+			r.stations[i] = openStation(ns, handles.Get(ns.Name), resolver, want)
+			r.stations[i].start(watch, sensing, r.seen)
+		})
 	}
-	opening.Go(func() { r.drops = openDrops(r.topo, probes, r.cfg) })
+	opening.Go(func() {
+		r.drops = openDrops(r.topo, probes, r.cfg)
+		r.drops.start(watch, sensing, r.seen)
+	})
 	opening.Wait()
 }
 
-// try is one probe that was sent.
-type try struct {
-	probe path.Probe
-	// data is what was sent after the handshake, nil for none.
-	data        *diagnose.Data
-	sendError   error
-	interrupted bool
-	path        *path.Path
-	diagnosis   diagnose.Diagnosis
+// hasTunnel reports whether a namespace has a device whose packets carry others.
+func hasTunnel(ns topology.Namespace) bool {
+	return slices.ContainsFunc(ns.Links, func(l topology.Link) bool { return l.Tunnel != nil })
 }
 
 // sendAll sends the probes one after the other, each when the outcome of the
 // one before is known.
-func (r *run) sendAll(ctx context.Context, probes *probes) []try {
-	var tries []try
+func (r *run) sendAll(ctx context.Context, probes *probes) (tries []evidence.Try, err error) {
+	if probes.questions != nil {
+		return r.askAll(ctx, probes.questions)
+	}
 	for i := range r.cfg.Count {
 		sent := time.Now()
-		t := try{probe: probes.identity(i)}
+		t := evidence.Try{Probe: probes.identity(i)}
+		r.saveBegun(i, t)
 		deadline, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
-		t.sendError = probes.send(deadline, i)
-		if t.sendError == nil { // otherwise nothing more will come
-			r.await(deadline, t.probe)
+		if err := probes.send(deadline, i); err != nil { // nothing more will come
+			refuse(&t, err)
+		} else {
+			r.await(ctx, deadline, t.Probe)
+			r.awaitRelay(ctx, deadline, t.Probe)
 		}
 		cancel()
-		if r.cfg.SendBytes > 0 && ctx.Err() == nil && r.replied(t.probe) {
+		if r.cfg.SendBytes > 0 && ctx.Err() == nil && r.replied(t.Probe) {
 			r.sendData(ctx, probes.tcp[i], &t)
 		}
-		t.interrupted = ctx.Err() != nil
+		t.Interrupted = ctx.Err() != nil
+		r.cfg.Save.Try(i, &t)
 		tries = append(tries, t)
-		if t.interrupted || i+1 == r.cfg.Count {
+		if t.Interrupted || i+1 == r.cfg.Count {
 			break
 		}
 		select {
@@ -277,7 +331,23 @@ func (r *run) sendAll(ctx context.Context, probes *probes) []try {
 		case <-time.After(time.Until(sent.Add(interval))):
 		}
 	}
-	return tries
+	return tries, nil
+}
+
+// saveBegun saves a try as it is told when the run is killed before it ends.
+func (r *run) saveBegun(i int, t evidence.Try) {
+	t.Interrupted = true
+	if r.cfg.SendBytes > 0 {
+		t.Data = &diagnose.Data{Bytes: r.cfg.SendBytes}
+	}
+	r.cfg.Save.Try(i, &t)
+}
+
+// refuse keeps what the kernel told the socket of a try.
+func refuse(t *evidence.Try, err error) {
+	if err != nil {
+		t.SendError, t.TooBig = err.Error(), errors.Is(err, unix.EMSGSIZE)
+	}
 }
 
 // settling is how long an answer is waited for when the kernel has dropped the
@@ -297,11 +367,11 @@ const (
 )
 
 // await returns when the probe's outcome is known. A packet that merely
-// vanished is waited for until the deadline.
-func (r *run) await(ctx context.Context, probe path.Probe) {
+// vanished is waited for until the deadline, which ends with ctx at the latest.
+func (r *run) await(ctx, deadline context.Context, probe path.Probe) {
 	var settled <-chan time.Time
-	for ctx.Err() == nil {
-		switch r.progress(probe) {
+	for deadline.Err() == nil {
+		switch r.progress(ctx, probe) {
 		case decided:
 			return
 		case ending:
@@ -312,17 +382,17 @@ func (r *run) await(ctx context.Context, probe path.Probe) {
 			settled = nil
 		}
 		select {
-		case <-r.evidence.changed:
+		case <-r.seen.changed:
 		case <-settled:
 			return
-		case <-ctx.Done():
+		case <-deadline.Done():
 		}
 	}
 }
 
 // allReplied reports whether the answer to each probe reached the source.
-func (r *run) allReplied(tries []try) bool {
-	return !slices.ContainsFunc(tries, func(t try) bool { return !r.replied(t.probe) })
+func (r *run) allReplied(tries []evidence.Try) bool {
+	return !slices.ContainsFunc(tries, func(t evidence.Try) bool { return !r.replied(t.Probe) })
 }
 
 // replied reports whether the answer that is expected reached the source.
@@ -336,7 +406,7 @@ func returned(p *path.Path, probe path.Probe) bool {
 	return p.Answer.Kind != path.None && p.Reply.End.Kind == path.Delivered && p.Reply.End.NetNS == probe.NetNS
 }
 
-func (r *run) progress(probe path.Probe) progress {
+func (r *run) progress(ctx context.Context, probe path.Probe) progress {
 	p := r.join(probe)
 	if returned(p, probe) {
 		switch {
@@ -348,8 +418,8 @@ func (r *run) progress(probe path.Probe) progress {
 			return open // TCP goes on, perhaps with less
 		}
 	}
-	if r.evidence.hasUnresolved() {
-		r.resolve()
+	if r.seen.hasUnresolved() {
+		r.resolve(ctx)
 		p = r.join(probe)
 	}
 	if probe.Segment != nil && p.Sending.Times < diagnose.Often {
@@ -367,49 +437,66 @@ func (r *run) progress(probe path.Probe) progress {
 
 // join runs the join over what has been seen so far.
 func (r *run) join(probe path.Probe) *path.Path {
-	in := r.evidence.input()
-	in.Probe, in.Topology, in.Inside = probe, r.topo, make(map[string]bool)
+	in := r.seen.input()
+	in.Probe, in.Topology, in.Inside, in.Owners = probe, r.topo, make(map[string]bool), r.holders.owners
 	for _, s := range r.stations {
 		in.Inside[s.name] = s.ring != nil
 	}
 	return path.Join(in)
 }
 
+// reading is the time that reading rules may take. An interrupted run still says
+// what it knows, so it goes on for a while when ctx has ended.
+func reading(ctx context.Context) (context.Context, context.CancelFunc) {
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), readLimit)
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(hurriedLimit):
+			cancel()
+		case <-limited.Done():
+		}
+	})
+	return limited, func() {
+		stop()
+		cancel()
+	}
+}
+
 // resolve asks each namespace for the text and the place of the rules that
 // were hit there.
-//
-// An interrupted run still says what it knows, so the time that this may take
-// has a limit of its own.
-func (r *run) resolve() {
-	ctx, cancel := context.WithTimeout(context.Background(), resolveLimit)
+func (r *run) resolve(ctx context.Context) { resolveAll(ctx, r.stations, r.seen) }
+
+func resolveAll(ctx context.Context, stations []*station, from unresolved) {
+	ctx, cancel := reading(ctx)
 	defer cancel()
 	var waiting sync.WaitGroup
-	for _, s := range r.stations {
-		waiting.Go(func() { s.resolve(ctx, r.evidence) })
+	for _, s := range stations {
+		waiting.Go(func() { s.resolve(ctx, from) })
 	}
 	waiting.Wait()
 }
 
 // readChains reads which chains there are: a fix is written in the syntax of
 // the rules beside it.
-func (r *run) readChains() {
-	ctx, cancel := context.WithTimeout(context.Background(), resolveLimit)
+func readChains(ctx context.Context, resolvers map[string]*ruletrace.Resolver, log func(string, ...any)) map[string][]ruletrace.BaseChain {
+	ctx, cancel := reading(ctx)
 	defer cancel()
-	r.chains = make(map[string][]ruletrace.BaseChain)
+	all := make(map[string][]ruletrace.BaseChain)
 	var lock sync.Mutex
 	var reading sync.WaitGroup
-	for name, resolver := range r.resolvers {
+	for name, resolver := range resolvers {
 		reading.Go(func() {
 			chains, err := resolver.Base(ctx)
 			if err != nil {
-				r.cfg.Log("%s: read which chains there are: %v", name, err)
+				log("%s: read which chains there are: %v", name, err)
 			}
 			lock.Lock()
 			defer lock.Unlock()
-			r.chains[name] = chains
+			all[name] = chains
 		})
 	}
 	reading.Wait()
+	return all
 }
 
 // count keeps what the sensors have counted: they are about to close.
@@ -420,69 +507,77 @@ func (r *run) count() {
 	r.drops.count()
 }
 
-// close releases the sensors in parallel: each takes the kernel milliseconds.
-func (r *run) close() error {
-	errs := make([]error, len(r.stations)+1)
+func (r *run) close() error { return closeAll(r.stations, r.drops) }
+
+// closeAll releases sensors in parallel: each takes the kernel milliseconds.
+func closeAll(stations []*station, d *drops) error {
+	errs := make([]error, len(stations)+1)
 	var closing sync.WaitGroup
-	for i, s := range r.stations {
+	for i, s := range stations {
 		closing.Go(func() { errs[i] = s.close() })
 	}
-	closing.Go(func() { errs[len(r.stations)] = r.drops.close() })
+	closing.Go(func() { errs[len(stations)] = d.close() })
 	closing.Wait()
 	return errors.Join(errs...)
 }
 
-func (r *run) closeResolvers() {
-	for name, resolver := range r.resolvers {
+func (r *run) closeResolvers() { closeResolvers(r.resolvers, r.cfg.Log) }
+
+func closeResolvers(resolvers map[string]*ruletrace.Resolver, log func(string, ...any)) {
+	for name, resolver := range resolvers {
 		if err := resolver.Close(); err != nil {
-			r.cfg.Log("%s: %v", name, err)
+			log("%s: %v", name, err)
 		}
 	}
 }
 
-// report explains the first try that failed, or else the first.
-func (r *run) report(started time.Time, tries []try) *report.Report {
-	for i := range tries {
-		t := &tries[i]
-		t.path = r.join(t.probe)
-		t.diagnosis = diagnose.Diagnose(diagnose.Input{
-			Path: t.path, Topology: r.topo, After: r.after, Probe: t.probe, Waited: r.cfg.Timeout, Sensors: r.sensed(), Chains: r.chains, NAT: r.translators, Redirects: r.redirects, Discovery: r.evidence.discovered(),
-			Data: t.data, SendError: t.sendError, SendTooBig: errors.Is(t.sendError, unix.EMSGSIZE), Interrupted: t.interrupted, Enter: r.enter(), Name: r.name(),
-		})
+// begin gathers what is known before the first probe.
+func (r *run) begin(started time.Time) *evidence.Run {
+	known := &evidence.Run{
+		Request: r.request(),
+		Version: r.cfg.Version, Started: started, Waited: r.cfg.Timeout, Name: r.name(), Enter: enter(r.topo, r.cfg.Source), Topology: r.topo,
 	}
-	chosen := slices.IndexFunc(tries, func(t try) bool { return t.diagnosis.Verdict.Outcome != report.Replied })
-	t := tries[max(chosen, 0)]
-	out := &report.Report{
-		Schema: report.Schema, Tool: report.Tool{Version: r.cfg.Version}, Started: started,
-		Request: report.Request{
-			Kind: r.cfg.Kind, Target: r.cfg.Target, Address: r.address(), Resolved: r.cfg.Resolved.How,
-			Packet: t.path.Request.Packet,
-			Source: report.Source{Kind: string(r.cfg.Source.Kind), Name: r.cfg.Source.Name, Engine: r.cfg.Source.Engine, NetNS: r.topo.Source},
+	if r.cfg.Lookup != nil {
+		known.Lookup = r.cfg.Lookup.saved()
+	}
+	r.sensed(known)
+	return known
+}
+
+// request is what was asked.
+func (r *run) request() report.Request {
+	return report.Request{
+		Kind: r.cfg.Kind, Target: r.cfg.Target, Address: r.address(), Resolved: r.cfg.Resolved.How,
+		Source: report.Source{
+			Kind: string(r.cfg.Source.Kind), Name: r.cfg.Source.Name, Engine: r.cfg.Source.Engine, ID: r.cfg.Source.ID,
+			NetNS: r.topo.Source, Note: r.cfg.Source.Note,
 		},
-		Verdict: t.diagnosis.Verdict, Findings: t.diagnosis.Findings, Notes: t.diagnosis.Notes,
-		Translations: t.path.Translations, Evidence: slices.Concat(t.path.Evidence, t.diagnosis.Evidence),
-		Legs: report.Legs{Request: t.path.Request.Hops, Reply: t.path.Reply.Hops},
 	}
+}
+
+// finish adds what was seen, and what was read when the outcome was known.
+func (r *run) finish(known *evidence.Run, tries []evidence.Try) {
+	seen := r.seen.input()
+	known.Sightings, known.Discovery = seen.Sightings, r.seen.discovered()
+	known.Events, known.Hits, known.Drops = seen.Events, seen.Hits, seen.Drops
+	known.After, known.Chains, known.NAT, known.Redirects = r.after, r.chains, r.translators, r.redirects
+	known.Engines = r.engines
+	known.AsksSender, known.Owners, known.Tries = r.asksSender(), r.holders.owners, tries
+	r.sensed(known)
+	known.Finished = time.Now()
+}
+
+// sensed adds what the sensors did so far.
+func (r *run) sensed(known *evidence.Run) {
+	known.KernelDrops, known.Stations = r.drops.describe(), nil
 	for _, s := range r.stations {
-		out.Sensors = append(out.Sensors, s.sensors()...)
+		known.Stations = append(known.Stations, s.describe())
 	}
-	out.Sensors = append(out.Sensors, r.drops.describe())
-	out.Notes = append(out.Notes, r.topo.Problems...)
-	if r.asksSender() {
-		out.Notes = append(out.Notes, "Rules at the source look at the user or cgroup of the sender: an application may be treated differently from this probe, which uid 0 sent outside of its cgroup.")
-	}
-	if len(tries) > 1 {
-		for _, t := range tries {
-			out.Tries = append(out.Tries, report.Try{Packet: t.path.Request.Packet, Outcome: t.diagnosis.Verdict.Outcome, Elapsed: t.diagnosis.Verdict.Elapsed})
-		}
-	}
-	out.Finished = time.Now()
-	return out
 }
 
 // address is what the target was resolved to; empty when it was not.
 func (r *run) address() string {
-	if r.cfg.Unresolved != nil {
+	if r.cfg.Unresolved != nil || r.cfg.Lookup != nil {
 		return ""
 	}
 	return r.cfg.Resolved.Address.String()
@@ -514,26 +609,25 @@ func (r *run) asksSender() bool {
 	return asks
 }
 
-// sensed says where packets and rules were watched without loss.
-func (r *run) sensed() diagnose.Sensors {
-	s := diagnose.Sensors{Captured: make(map[string]bool), Traced: make(map[string]bool)}
-	for _, station := range r.stations {
-		s.Captured[station.name] = station.captured()
-		s.Traced[station.name] = station.traced()
-	}
-	return s
+// containers lists the containers that run, for their names.
+func containers(ctx context.Context) func() ([]container.Running, error) {
+	return func() ([]container.Running, error) { return container.Containers(ctx, container.Config{}) }
 }
 
 // enter says how a command is run in each namespace.
-func (r *run) enter() map[string]string {
+func enter(topo *topology.Snapshot, source *container.Source) map[string]string {
 	enter := make(map[string]string)
-	for i := range r.topo.Namespaces {
-		ns := &r.topo.Namespaces[i]
+	for i := range topo.Namespaces {
+		ns := &topo.Namespaces[i]
 		if words := container.Enter(ns.Name); ns.Name != container.HostName && words != "" {
 			enter[ns.Name] = words
 		}
-		if ns.Name == r.topo.Source && ns.Name != container.HostName && r.cfg.Source.PID != 0 {
-			enter[ns.Name] = fmt.Sprintf("nsenter --target %d --net", r.cfg.Source.PID)
+		pid := ns.PID
+		if ns.Name == topo.Source && ns.Name != container.HostName {
+			pid = source.PID
+		}
+		if pid != 0 {
+			enter[ns.Name] = fmt.Sprintf("nsenter --target %d --net", pid)
 		}
 	}
 	return enter

@@ -67,6 +67,13 @@ func TestDataToPublishedPort(t *testing.T) {
 				t.Error(problem)
 			}
 			var acked int
+			if _, proxied, ok := strings.Cut(r.Verdict.Summary, "got there, too. It acknowledged "); ok {
+				_, err := fmt.Sscanf(proxied, "%d of the 20000 bytes that were then sent; how many of them got further was not watched.", &acked)
+				if err != nil || acked < 1448 {
+					t.Errorf("docker-proxy acknowledged %d bytes (%v): %s", acked, err, r.Verdict.Summary)
+				}
+				return
+			}
 			_, after, _ := strings.Cut(r.Verdict.Summary, "The far end acknowledged ")
 			_, err := fmt.Sscanf(after, "%d of 20000 bytes and then ended the connection.", &acked)
 			if all := strings.Contains(r.Verdict.Summary, "All 20000 bytes"); !all && (err != nil || acked < 1448) {

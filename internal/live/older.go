@@ -19,10 +19,10 @@ const maxLookUps = 8
 
 // lookUp asks for the flows of the probes that no event told the beginning of:
 // they were there before. What their rules are today is read beside them.
-func (r *run) lookUp() {
-	ctx, cancel := context.WithTimeout(context.Background(), resolveLimit)
+func (r *run) lookUp(ctx context.Context) {
+	ctx, cancel := reading(ctx)
 	defer cancel()
-	seen := r.evidence.input()
+	seen := r.seen.input()
 	r.translators, r.redirects = make(map[string]ruletrace.NATAddresses), make(map[string]ruletrace.Rule)
 	var lock sync.Mutex
 	var asking sync.WaitGroup
@@ -30,7 +30,7 @@ func (r *run) lookUp() {
 		asking.Go(func() {
 			older := s.older(seen)
 			for _, f := range older {
-				r.evidence.event(nat.Event{Kind: nat.Existing, Flow: f})
+				r.seen.event(nat.Event{Kind: nat.Existing, Flow: f})
 			}
 			if len(older) == 0 {
 				return

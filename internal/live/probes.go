@@ -23,8 +23,16 @@ type probes struct {
 	target netip.Addr
 	port   uint16
 	ping   *probe.Ping
-	tcp    []*probe.TCP // one for each try: each has a port of its own
-	query  *probe.UDP   // the DNS query that was not answered
+	// one for each try: each has a port of its own
+	tcp []*probe.TCP
+	udp []*probe.UDP
+	// questions are what a name is looked up with; nil for all other runs.
+	questions *questions
+
+	// armed are all matches that sensors are armed for.
+	armed []ruletrace.Match
+	// beyond are the matches of flows that begin where the probes end.
+	beyond []ruletrace.Match
 
 	mu sync.Mutex
 	// began are the sequence numbers with which the connections began, and the
@@ -39,44 +47,73 @@ func newProbes(cfg *Config, netns string) (*probes, error) {
 	config.Size, config.DontFragment = cfg.Size, cfg.DontFragment
 	var err error
 	switch {
+	case cfg.Lookup != nil:
+		p.questions, err = newQuestions(config, cfg.Lookup.servers())
+		p.udp, p.tcp = p.questions.sockets()
 	case cfg.Unresolved != nil:
 		config.SourcePort = 0
-		p.query, err = probe.NewUDP(config, cfg.Unresolved.Query())
-		return p, err
-	case cfg.Kind != "tcp":
+		p.udp, err = several(1, func() (*probe.UDP, error) { return probe.NewUDP(config, cfg.Unresolved.Query()) })
+	case cfg.Kind == "udp":
+		p.udp, err = several(cfg.Count, func() (*probe.UDP, error) { return probe.NewUDP(config, cfg.Payload) })
+	case cfg.Kind == "tcp":
+		p.tcp, err = several(cfg.Count, func() (*probe.TCP, error) { return probe.NewTCP(config) })
+	default:
 		p.ping, err = probe.NewPing(config)
-		return p, err
 	}
-	for range cfg.Count {
-		t, err := probe.NewTCP(config)
-		if err != nil {
-			p.close()
-			return nil, err
-		}
-		p.tcp = append(p.tcp, t)
+	if err != nil {
+		p.close()
+		return nil, err
 	}
 	return p, nil
 }
 
-// match is what the rule trace is armed for. Several TCP probes have a port
-// each, so they are matched by their target alone.
+// several makes n probes, or as many as there are before the error.
+func several[T any](n int, make func() (T, error)) (all []T, err error) {
+	for range n {
+		one, err := make()
+		if err != nil {
+			return all, err
+		}
+		all = append(all, one)
+	}
+	return all, nil
+}
+
+// match is what the rule trace is armed for. Several probes with a port each are
+// matched by their target alone.
 func (p *probes) match() ruletrace.Match {
 	tuple := p.identity(0).Tuple
 	m := ruletrace.Match{Proto: tuple.Proto, Source: tuple.Src, Target: tuple.Dst, TargetPort: tuple.DstPort, ICMPID: tuple.ICMPID}
 	if p.ping != nil {
 		m.Nonce = p.ping.Nonce
 	}
-	if len(p.tcp) == 1 || p.query != nil {
+	if len(p.tcp)+len(p.udp) == 1 {
 		m.SourcePort = tuple.SrcPort
 	}
 	return m
 }
 
+// matches are what the rule trace is armed for, the probes themselves first.
+func (p *probes) matches() []ruletrace.Match {
+	if p.questions != nil {
+		return append(p.questions.matches(), p.beyond...)
+	}
+	return append([]ruletrace.Match{p.match()}, p.beyond...)
+}
+
+// proto is the protocol of the probes; a lookup may go on over TCP.
+func (p *probes) proto() packet.Proto {
+	if p.questions != nil {
+		return packet.UDP
+	}
+	return p.identity(0).Tuple.Proto
+}
+
 // identity is how try i is recognised.
 func (p *probes) identity(i int) path.Probe {
 	switch {
-	case p.query != nil:
-		return path.Probe{NetNS: p.netns, Tuple: p.query.Tuple(), Nonce: p.query.Payload}
+	case p.udp != nil:
+		return path.Probe{NetNS: p.netns, Tuple: p.udp[i].Tuple(), Nonce: p.udp[i].Payload}
 	case p.ping == nil:
 		return path.Probe{NetNS: p.netns, Tuple: p.tcp[i].Tuple()}
 	}
@@ -90,8 +127,8 @@ func (p *probes) identity(i int) path.Probe {
 // hint and never the outcome.
 func (p *probes) send(ctx context.Context, i int) error {
 	switch {
-	case p.query != nil:
-		return p.query.Send(ctx)
+	case p.udp != nil:
+		return p.udp[i].Send(ctx)
 	case p.ping != nil:
 		return p.ping.Send(ctx, uint16(i+1))
 	}
@@ -99,14 +136,14 @@ func (p *probes) send(ctx context.Context, i int) error {
 }
 
 func (p *probes) close() {
-	if p.query != nil {
-		_ = p.query.Close()
-	}
 	if p.ping != nil {
 		_ = p.ping.Close()
 	}
 	for _, t := range p.tcp {
 		_ = t.Close() // for the second time where it was aborted
+	}
+	for _, u := range p.udp {
+		_ = u.Close()
 	}
 }
 
@@ -117,7 +154,9 @@ func (p *probes) packet(h *packet.Header) bool {
 		return h.Quoted != nil && (p.mine(h.Quoted.Tuple) || p.carriesNonce(h.Quoted))
 	case p.ping != nil:
 		return p.carriesNonce(h)
-	case p.query != nil:
+	case p.questions != nil:
+		return p.mine(h.Tuple) && (h.Tuple.Proto == packet.TCP || p.ours(h.Tuple) || p.questions.about(h))
+	case p.udp != nil:
 		return p.mine(h.Tuple)
 	}
 	if h.Tuple.Proto != packet.TCP {
@@ -156,6 +195,17 @@ func (p *probes) renamed(t packet.Tuple) bool {
 	return false
 }
 
+// nonce begins the data of pings and of datagrams, nil when none are sent.
+func (p *probes) nonce() []byte {
+	switch {
+	case p.ping != nil:
+		return p.ping.Nonce
+	case p.udp != nil:
+		return p.udp[0].Payload // of a lookup it is not known yet
+	}
+	return nil
+}
+
 func (p *probes) carriesNonce(h *packet.Header) bool {
 	return p.ping != nil && bytes.HasPrefix(h.Payload, p.ping.Nonce)
 }
@@ -166,7 +216,13 @@ func (p *probes) mine(t packet.Tuple) bool {
 	if p.ping != nil {
 		return t.Proto == p.ping.Tuple().Proto && (t.ICMPID == p.ping.Tuple().ICMPID || t.Dst == p.target || t.Src == p.target)
 	}
-	return t.Proto == p.identity(0).Tuple.Proto && (p.ours(t) || (t.Dst == p.target && t.DstPort == p.port) || (t.Src == p.target && t.SrcPort == p.port))
+	about := func(target netip.Addr, port uint16) bool {
+		to := func(a netip.Addr) bool { return a == target || target.IsUnspecified() && a.Is6() == target.Is6() }
+		return to(t.Dst) && t.DstPort == port || to(t.Src) && t.SrcPort == port
+	}
+	return slices.ContainsFunc(p.armed, func(m ruletrace.Match) bool {
+		return t.Proto == m.Proto && (p.ours(t) || about(m.Target, m.TargetPort))
+	})
 }
 
 // ours reports whether a tuple has a port that a probe is sent from.
@@ -180,8 +236,8 @@ func (p *probes) ports() []uint16 {
 	for _, t := range p.tcp {
 		all = append(all, t.Tuple().SrcPort)
 	}
-	if p.query != nil {
-		all = append(all, p.query.Tuple().SrcPort)
+	for _, u := range p.udp {
+		all = append(all, u.Tuple().SrcPort)
 	}
 	return all
 }

@@ -18,6 +18,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/evidence"
 	"github.com/pathtrace/pathtrace/internal/lab"
 	"github.com/pathtrace/pathtrace/internal/testenv"
 	"github.com/pathtrace/pathtrace/report"
@@ -144,6 +146,11 @@ func TestProgram(t *testing.T) {
 		defer answer(t, n)
 		testKilled(t, n, clean)
 	})
+	t.Run("interrupted", func(t *testing.T) {
+		silence(t, n)
+		defer answer(t, n)
+		testInterrupted(t, n, clean)
+	})
 	t.Run("killed with its guard", func(t *testing.T) {
 		silence(t, n)
 		defer answer(t, n)
@@ -161,50 +168,81 @@ func TestProgram(t *testing.T) {
 		testWithoutRules(t, n, []string{testenv.Tool(t, "setpriv"), "--inh-caps=-net_admin", "--bounding-set=-net_admin"}, nil)
 		clean(t)
 	})
+	t.Run("with slow tools", func(t *testing.T) {
+		testSlowTools(t, n)
+		clean(t)
+	})
 	t.Run("without iptables", func(t *testing.T) {
 		testWithoutRules(t, n, nil, []string{"PATH=" + t.TempDir()})
 		clean(t)
 	})
 }
 
-// moments are times after the start of the program at which a signal comes:
-// some before everything is armed, some after.
+// untilSent stands for the moment at which the bundle of a run has its packet.
+const untilSent = -1
+
+// moments are times after the start of the program at which a signal comes: the
+// first before anything is armed, the last when the packet was sent, the others
+// at random around these.
 func moments(t *testing.T, n *lab.Network, count int) []time.Duration {
 	t.Helper()
-	before := state(t, n)
+	file := filepath.Join(t.TempDir(), "run.pcapng")
 	started := time.Now()
-	p := start(t, n, nil, nil, "ping", "8.8.8.8", "--netns", "mynamespace", "--timeout", "1m")
-	eventually(t, "a run that arms", func() string {
-		if cmp.Equal(before, state(t, n)) {
-			return "the namespaces are as they were"
-		}
-		return ""
-	})
-	armed := time.Since(started)
+	p := start(t, n, nil, nil, "ping", "8.8.8.8", "--netns", "mynamespace", "--timeout", "1m", "--save", file)
+	pass(t, untilSent, file)
+	span := time.Since(started)
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	p.wait(t)
 	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same moments each time
-	var all []time.Duration
-	for range count {
-		all = append(all, time.Duration(random.Int64N(int64(max(2*armed, 400*time.Millisecond)))))
+	all := []time.Duration{0}
+	for range count - 2 {
+		all = append(all, time.Duration(random.Int64N(int64(span+span/4))))
 	}
-	return all
+	return append(all, untilSent)
+}
+
+// pass waits for the moment in a run that saves its bundle in a file.
+func pass(t *testing.T, moment time.Duration, file string) {
+	t.Helper()
+	if moment != untilSent {
+		<-time.After(moment)
+		return
+	}
+	eventually(t, "a bundle with the packet", func() string {
+		f, err := capture.OpenFile(file)
+		if err != nil {
+			return err.Error()
+		}
+		defer f.Close()
+		run, err := evidence.Read(f)
+		if err != nil {
+			return err.Error()
+		}
+		if len(run.Sightings) == 0 {
+			return "there is no packet in it"
+		}
+		return ""
+	})
 }
 
 // signals is how many runs are ended by each signal.
 const signals = 20
 
 // testKilled kills the program at any moment. The kernel takes back what it
-// added, and its child what else it changed.
+// added, and its child what else it changed; its bundle says what was known.
 func testKilled(t *testing.T, n *lab.Network, clean func(*testing.T)) {
 	unarmed := state(t, n)
-	armed := 0
-	for _, moment := range moments(t, n, signals) {
+	armed, sent := 0, 0
+	for i, moment := range moments(t, n, signals) {
 		clean(t)
-		p := start(t, n, nil, nil, "ping", "8.8.8.8", "--netns", "mynamespace", "--timeout", "1m")
-		<-time.After(moment)
+		file := filepath.Join(t.TempDir(), "run.pcapng")
+		if i%2 == 1 {
+			file += ".zst"
+		}
+		p := start(t, n, nil, nil, "ping", "8.8.8.8", "--netns", "mynamespace", "--timeout", "1m", "--save", file)
+		pass(t, moment, file)
 		if !cmp.Equal(unarmed, state(t, n)) {
 			armed++
 		}
@@ -214,8 +252,14 @@ func testKilled(t *testing.T, n *lab.Network, clean func(*testing.T)) {
 		if status, signal := p.wait(t); signal != syscall.SIGKILL {
 			t.Errorf("%s after its start it had ended with status %d: %s%s", moment, status, p.out.String(), p.errors.String())
 		}
+		if testKilledBundle(t, file) {
+			sent++
+		}
 	}
 	clean(t)
+	if sent == 0 {
+		t.Error("no bundle has the packet")
+	}
 	if armed == 0 || armed == signals {
 		t.Errorf("%d of %d runs were armed when they were killed", armed, signals)
 	}
@@ -258,6 +302,26 @@ func testCleanup(t *testing.T, n *lab.Network, clean func(*testing.T)) {
 	journals, err := filepath.Glob(fmt.Sprintf("/run/pathtrace/nflog-*-%d.json", n.Host.ID()))
 	if err != nil || len(journals) > 0 {
 		t.Errorf("journals are left: %v, %v", journals, err)
+	}
+}
+
+// testSlowTools has a rule drop the packet where reading rules takes seconds, as
+// on a busy host: the report names the rule all the same.
+func testSlowTools(t *testing.T, n *lab.Network) {
+	command(t, n.Host, "iptables-legacy", "-I", "FORWARD", "-p", "icmp", "-j", "DROP")
+	defer command(t, n.Host, "iptables-legacy", "-D", "FORWARD", "1")
+	dir := t.TempDir()
+	for _, tool := range []string{"nft", "iptables-legacy-save", "iptables-nft-save"} {
+		script := fmt.Sprintf("#!/bin/sh\nsleep 3\nexec %s \"$@\"\n", testenv.Tool(t, tool))
+		if err := os.WriteFile(filepath.Join(dir, tool), []byte(script), 0o755); err != nil { //nolint:gosec // it is to be run
+			t.Fatal(err)
+		}
+	}
+	p := start(t, n, nil, []string{"PATH=" + dir + ":" + os.Getenv("PATH")}, "ping", "8.8.8.8", "--netns", "mynamespace", "--timeout", "1m", "-o", "json")
+	status, _ := p.wait(t)
+	r := p.report(t)
+	if rule := owned(r.Verdict.Rule); status != 1 || r.Verdict.Code != "FILTER_DROP" || !strings.HasSuffix(rule, "] -A FORWARD -p icmp -j DROP") {
+		t.Errorf("status %d, %s by %s: %s", status, r.Verdict.Code, rule, p.errors.String())
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/net/ipv6"
 
 	"github.com/pathtrace/pathtrace/internal/lab"
+	"github.com/pathtrace/pathtrace/report"
 )
 
 // TestNoFalseAlarm probes healthy networks in which others send, too: pings of
@@ -25,29 +26,28 @@ func TestNoFalseAlarm(t *testing.T) {
 	if testing.Short() {
 		runs = 2
 	}
+	number := 0
 	for _, scenario := range lab.Scenarios() {
 		for _, backend := range scenario.Backends {
+			number++
 			t.Run(fmt.Sprintf("%s %s", scenario.Name, backend), func(t *testing.T) {
 				t.Parallel()
+				third(t, number)
 				n := build(t, scenario.Name, lab.Options{Backend: backend})
 				want := expected(t, n)
-				dropOthers(t, n)
+				forwards := n.Scenario.Name != "vxlan-overlay" // its host bridges what containers send
+				if forwards {
+					dropOthers(t, n)
+				}
 				disturb(t, n)
 				for i := range runs {
-					cfg := probe(n)
-					if i%2 == 1 {
-						cfg = connection(n, scenario.Source, netip.AddrPortFrom(scenario.Target, 53).String())
-					}
-					r := trace(t, n, cfg)
-					for _, problem := range healthy(r) {
-						t.Errorf("run %d: %s", i, problem)
-					}
-					if i%2 == 0 {
-						tell(t, want, said(r))
-					}
+					quiet(t, n, want, i%2 == 1)
 					if t.Failed() {
 						return
 					}
+				}
+				if !forwards {
+					return
 				}
 				if dropped := droppedOthers(t, n); dropped < runs {
 					t.Errorf("%d packets of others were dropped meanwhile, want many more", dropped)
@@ -55,6 +55,34 @@ func TestNoFalseAlarm(t *testing.T) {
 			})
 		}
 	}
+}
+
+// quiet probes a network in which others send until no sensor lost anything. With
+// a loss, too, the report accuses nothing of having dropped the packet.
+func quiet(t *testing.T, n *lab.Network, want answer, connect bool) {
+	t.Helper()
+	const attempts = 4
+	for range attempts {
+		cfg := probe(n)
+		if connect {
+			cfg = connection(n, n.Scenario.Source, netip.AddrPortFrom(n.Scenario.Target, 53).String())
+		}
+		r := trace(t, n, cfg)
+		if lossy(r) {
+			if problems := accusations(r); len(problems) > 0 || r.Verdict.Outcome != report.Replied && r.Verdict.Outcome != report.Inconclusive {
+				t.Errorf("with a loss: %s, %s, %q", r.Verdict.Outcome, r.Verdict.Code, problems)
+			}
+			continue
+		}
+		for _, problem := range healthy(r) {
+			t.Errorf("connection %v: %s", connect, problem)
+		}
+		if !connect {
+			tell(t, want, said(r))
+		}
+		return
+	}
+	t.Errorf("a sensor lost something in each of %d runs", attempts)
 }
 
 // other is the address that others may not reach: another of the target's

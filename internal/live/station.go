@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/evidence"
 	"github.com/pathtrace/pathtrace/internal/netns"
 	"github.com/pathtrace/pathtrace/internal/nfsocket"
 	"github.com/pathtrace/pathtrace/internal/path"
+	"github.com/pathtrace/pathtrace/internal/skbdrop"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/nat"
 	"github.com/pathtrace/pathtrace/packet"
@@ -27,7 +30,7 @@ type station struct {
 	handle   *netns.NS
 	ring     *capture.Ring
 	socket   *nfsocket.Socket
-	arming   *ruletrace.Arming
+	armings  []*ruletrace.Arming
 	nflog    *ruletrace.NFLog
 	resolver *ruletrace.Resolver
 	decoder  *ruletrace.TraceDecoder
@@ -38,8 +41,8 @@ type station struct {
 
 	mu      sync.Mutex
 	reasons map[sensor]error // why a sensor is not ok
-	events  uint64
-	hits    uint64
+
+	events, hits atomic.Uint64
 
 	// what the sensors had counted when they were drained
 	packets  capture.Stats
@@ -57,20 +60,50 @@ const (
 	sensorNFLog     sensor = "nflog"
 )
 
+// wanted is what the sensors of a station are to see.
+type wanted struct {
+	packets capture.Selector
+	// ringBytes is the size of the packet ring; 0 for the usual one.
+	ringBytes int
+	// rules are what the rule trace is armed for; their namespace is the station's.
+	rules []ruletrace.ArmConfig
+	// proto is the flows' protocol, 0 for any; ipv4 and ipv6 say which legacy
+	// tables count.
+	proto      packet.Proto
+	ipv4, ipv6 bool
+	log        func(format string, args ...any)
+}
+
+// probed is what the sensors have to see of probes.
+func probed(matches []ruletrace.Match, cfg *Config) wanted {
+	w := wanted{proto: matches[0].Proto, log: cfg.Log}
+	for _, m := range matches {
+		if m.Proto != w.proto {
+			w.proto = 0
+		}
+		if !m.Target.IsUnspecified() { // of any address the port alone is known
+			w.packets.Addresses = append(w.packets.Addresses, valid(m.Source, m.Target)...)
+		}
+		w.packets.Ports = append(w.packets.Ports, ports(m)...)
+		w.packets.Carried = w.packets.Carried || m.Carried
+		w.rules = append(w.rules, ruletrace.ArmConfig{Match: m, Budget: cfg.Count * (ruletrace.DefaultBudget + cfg.SendBytes/tracedBytes)})
+		w.ipv4, w.ipv6 = w.ipv4 || m.Target.Is4(), w.ipv6 || m.Target.Is6()
+	}
+	w.packets.Proto = w.proto
+	return w
+}
+
 // openStation opens every sensor of a namespace. All of them see whatever
 // happens after it returned.
-func openStation(ns *topology.Namespace, handle *netns.NS, resolver *ruletrace.Resolver, match ruletrace.Match, cfg *Config) *station {
+func openStation(ns *topology.Namespace, handle *netns.NS, resolver *ruletrace.Resolver, want wanted) *station {
 	s := &station{name: ns.Name, handle: handle, reasons: make(map[sensor]error), resolver: resolver, names: interfaceNames(ns)}
 	var err error
-	cfg.Log("%s: open a packet ring for %d interfaces", ns.Name, len(ns.Links))
-	if s.ring, err = capture.OpenRing(capture.RingConfig{
-		NetNS: handle, Points: points(ns),
-		Selector: capture.Selector{Proto: match.Proto, Addresses: valid(match.Source, match.Target), Ports: ports(match)},
-	}); err != nil {
+	want.log("%s: open a packet ring for %d interfaces", ns.Name, len(ns.Links))
+	if s.ring, err = capture.OpenRing(capture.RingConfig{NetNS: handle, Points: points(ns), Selector: want.packets, RingBytes: want.ringBytes}); err != nil {
 		s.fail(sensorCapture, err)
 	}
-	cfg.Log("%s: listen to conntrack events and nftables trace", ns.Name)
-	if s.socket, err = nfsocket.Open(nfsocket.Config{NetNS: handle, Conntrack: true, Trace: true, Filter: nfsocket.Filter{Proto: match.Proto}}); err != nil {
+	want.log("%s: listen to conntrack events and nftables trace", ns.Name)
+	if s.socket, err = nfsocket.Open(nfsocket.Config{NetNS: handle, Conntrack: true, Trace: true, Filter: nfsocket.Filter{Proto: want.proto}}); err != nil {
 		s.fail(sensorConntrack, err)
 		s.fail(sensorTrace, err)
 	}
@@ -78,32 +111,38 @@ func openStation(ns *topology.Namespace, handle *netns.NS, resolver *ruletrace.R
 		s.fail(sensorConntrack, errors.New("conntrack events are switched off (net.netfilter.nf_conntrack_events = 0)"))
 	}
 	s.decoder = ruletrace.NewTraceDecoder(ns.Name, s.names)
-	if s.arming, err = ruletrace.Arm(ruletrace.ArmConfig{NetNS: handle, Name: ns.Name, Match: match, Budget: cfg.Count * (ruletrace.DefaultBudget + cfg.SendBytes/tracedBytes)}); err != nil {
-		s.fail(sensorTrace, err)
-	} else {
-		cfg.Log("%s: added (removed by the kernel when pathtrace ends):\n%s", ns.Name, s.arming.Describe())
-		if missing := s.arming.Missing(); len(missing) > 0 {
-			s.fail(sensorTrace, errors.Join(missing...))
-		}
+	for _, rules := range want.rules {
+		s.arm(rules, want.log)
 	}
-	s.openNFLog(handle, match, cfg)
+	s.openNFLog(handle, want)
 	return s
 }
 
-// openNFLog listens to legacy TRACE where legacy tables exist.
-func (s *station) openNFLog(handle *netns.NS, match ruletrace.Match, cfg *Config) {
-	ipv4, ipv6, err := ruletrace.LegacyTables(handle)
-	tables := ipv4
-	if match.Target.Is6() {
-		tables = ipv6
+// arm has the rules traced that some packets meet.
+func (s *station) arm(rules ruletrace.ArmConfig, log func(format string, args ...any)) {
+	rules.NetNS, rules.Name = s.handle, s.name
+	arming, err := ruletrace.Arm(rules)
+	if err != nil {
+		s.fail(sensorTrace, err)
+		return
 	}
+	s.armings = append(s.armings, arming)
+	log("%s: added (removed by the kernel when pathtrace ends):\n%s", s.name, arming.Describe())
+	if missing := arming.Missing(); len(missing) > 0 {
+		s.fail(sensorTrace, errors.Join(missing...))
+	}
+}
+
+// openNFLog listens to legacy TRACE where legacy tables exist.
+func (s *station) openNFLog(handle *netns.NS, want wanted) {
+	ipv4, ipv6, err := ruletrace.LegacyTables(handle)
 	if err != nil {
 		s.fail(sensorNFLog, fmt.Errorf("whether legacy tables exist: %w", err))
 	}
-	if s.legacy = len(tables) > 0; !s.legacy {
+	if s.legacy = want.ipv4 && len(ipv4) > 0 || want.ipv6 && len(ipv6) > 0; !s.legacy {
 		return
 	}
-	cfg.Log("%s: bind NFLOG group 0 and set nf_log to nfnetlink_log (put back at the end)", s.name)
+	want.log("%s: bind NFLOG group 0 and set nf_log to nfnetlink_log (put back at the end)", s.name)
 	if s.nflog, err = ruletrace.OpenNFLog(ruletrace.NFLogConfig{NetNS: handle, Name: s.name, InterfaceName: s.names}); err != nil {
 		s.fail(sensorNFLog, err)
 	}
@@ -125,9 +164,24 @@ func interfaceNames(ns *topology.Namespace) func(uint32) string {
 	return func(index uint32) string { return names[index] }
 }
 
-// start lets the sensors deliver to the collector until watch is done and they
+// sink takes what sensors deliver. Its methods are called from several goroutines
+// at once.
+type sink interface {
+	sighting(capture.Sighting)
+	event(nat.Event)
+	hit(ruletrace.Hit)
+	drop(skbdrop.Drop)
+}
+
+// unresolved hands out rule hits whose rules are to be read, and takes them back.
+type unresolved interface {
+	takeUnresolved(netns string) []*ruletrace.Hit
+	replace(h, by *ruletrace.Hit)
+}
+
+// start lets the sensors deliver to the sink until watch is done and they
 // are drained.
-func (s *station) start(watch context.Context, sensing *sync.WaitGroup, to *collector) {
+func (s *station) start(watch context.Context, sensing *sync.WaitGroup, to sink) {
 	if s.ring != nil {
 		sensing.Go(func() { s.fail(sensorCapture, s.ring.Run(watch, to.sighting)) })
 	}
@@ -144,13 +198,13 @@ func (s *station) start(watch context.Context, sensing *sync.WaitGroup, to *coll
 }
 
 // message decodes one message of the netfilter socket.
-func (s *station) message(m nfsocket.Message, to *collector) {
+func (s *station) message(m nfsocket.Message, to sink) {
 	if event, ok, err := nat.DecodeEvent(m, s.name); ok || err != nil {
 		if err != nil {
 			s.fail(sensorConntrack, err)
 			return
 		}
-		s.events++
+		s.events.Add(1)
 		to.event(event)
 		return
 	}
@@ -160,14 +214,14 @@ func (s *station) message(m nfsocket.Message, to *collector) {
 		return
 	}
 	if ok {
-		s.hits++
+		s.hits.Add(1)
 		to.hit(hit)
 	}
 }
 
 // resync reads the conntrack table where events were lost: what it says of the
 // probes is as good as the events, only when it happened is gone.
-func (s *station) resync(ctx context.Context, to *collector) {
+func (s *station) resync(ctx context.Context, to sink) {
 	if s.socket == nil || s.socket.Stats().Overruns == 0 {
 		return
 	}
@@ -214,7 +268,7 @@ func (s *station) older(seen path.Input) []nat.Flow {
 }
 
 // resolve fills in the rules of this namespace's hits.
-func (s *station) resolve(ctx context.Context, from *collector) {
+func (s *station) resolve(ctx context.Context, from unresolved) {
 	for _, h := range from.takeUnresolved(s.name) {
 		resolved := *h // others join meanwhile
 		err := s.resolver.Resolve(ctx, &resolved)
@@ -247,8 +301,8 @@ func (s *station) reason(which sensor) error {
 // close releases the sensors. An error says that something may be left of them.
 func (s *station) close() error {
 	var errs []error
-	if s.arming != nil {
-		errs = append(errs, s.arming.Close())
+	for _, arming := range s.armings {
+		errs = append(errs, arming.Close())
 	}
 	if s.nflog != nil {
 		errs = append(errs, s.nflog.Close())
@@ -286,12 +340,17 @@ func (s *station) captured() bool {
 
 // traced reports whether every rule that a packet met here was seen.
 func (s *station) traced() bool {
-	nft := s.socket != nil && s.arming != nil && s.overruns == 0 && s.reason(sensorTrace) == nil
+	nft := s.socket != nil && s.armings != nil && s.overruns == 0 && s.reason(sensorTrace) == nil
 	legacy := !s.legacy || (s.nflog != nil && s.logged.Lost == 0 && s.reason(sensorNFLog) == nil)
 	return nft && legacy
 }
 
-// sensors describes them for the report.
+// describe is what the sensors did, for the report.
+func (s *station) describe() evidence.Station {
+	return evidence.Station{NetNS: s.name, Sensors: s.sensors(), Inside: s.ring != nil, Captured: s.captured(), Traced: s.traced()}
+}
+
+// sensors describes them one by one.
 func (s *station) sensors() []report.Sensor {
 	var all []report.Sensor
 	add := func(which sensor, open bool, received, lost uint64) {
@@ -311,8 +370,8 @@ func (s *station) sensors() []report.Sensor {
 		all = append(all, entry)
 	}
 	add(sensorCapture, s.ring != nil, s.packets.Received, s.packets.Lost)
-	add(sensorConntrack, s.socket != nil, s.events, s.overruns)
-	add(sensorTrace, s.socket != nil && s.arming != nil, s.hits, s.overruns)
+	add(sensorConntrack, s.socket != nil, s.events.Load(), s.overruns)
+	add(sensorTrace, s.socket != nil && s.armings != nil, s.hits.Load(), s.overruns)
 	if s.legacy || s.reason(sensorNFLog) != nil {
 		add(sensorNFLog, s.nflog != nil, s.logged.Received, s.logged.Lost)
 	}

@@ -51,9 +51,10 @@ func TestTCP(t *testing.T) {
 		}
 		tests = append(tests, rejected(backend)...)
 	}
-	for _, tt := range append(tests, droppedAtSource()...) {
+	for i, tt := range append(tests, droppedAtSource()...) {
 		t.Run(fmt.Sprintf("%s %s", tt.name, tt.backend), func(t *testing.T) {
 			t.Parallel()
+			third(t, i)
 			n := build(t, tt.scenario, lab.Options{Backend: tt.backend})
 			if len(tt.change) > 0 {
 				command(t, n.NetNS(tt.in), tt.change...)

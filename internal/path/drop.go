@@ -103,7 +103,7 @@ func (j *joiner) dropped(leg *Leg, t *trail, v *visit) {
 	if n := len(leg.Hops); n == 0 || leg.Hops[n-1].NetNS != v.netns {
 		hop := j.origin(t, v.netns, nil)
 		if n > 0 { // an entrance that no tap is before
-			hop.Direction, hop.Tuple, hop.TTL = capture.Ingress.String(), reportTuple(d.Header.Tuple), int(d.Header.TTL)
+			hop.Direction, hop.Tuple, hop.TTL = capture.Ingress.String(), ReportTuple(d.Header.Tuple), int(d.Header.TTL)
 		}
 		hop.Interface, hop.Evidence = j.interfaceName(d), []string{id}
 		leg.Hops = append(leg.Hops, hop)
@@ -123,7 +123,7 @@ func (j *joiner) rival(t *trail, d *skbdrop.Drop) []string {
 			s := &j.in.Sightings[i]
 			reply, belongs := e.Flow.Matches(s.Header.Tuple)
 			if belongs && !reply && s.Point.NetNS == d.NetNS && s.Time.Before(d.Time) && t.seed.Compare(&s.Header) == packet.Different {
-				return []string{j.ledger.sighting(s), j.ledger.event(&e)}
+				return []string{j.ledger.Sighting(s), j.ledger.Event(&e)}
 			}
 		}
 	}
@@ -147,10 +147,10 @@ func (j *joiner) interfaceName(d *skbdrop.Drop) string {
 	return ""
 }
 
-func (l *ledger) drop(d *skbdrop.Drop, iface string) string {
+func (l *Ledger) drop(d *skbdrop.Drop, iface string) string {
 	if iface != "" {
 		iface = " at " + iface
 	}
-	return l.add("drop", d.NetNS, d.Time, fmt.Sprintf("%s%s: %s %s at %s",
+	return l.Add("drop", d.NetNS, d.Time, fmt.Sprintf("%s%s: %s %s at %s",
 		d.Mechanism(), iface, d.Header.Tuple, Describe(&d.Header), d.Time.UTC().Format("15:04:05.000000000")))
 }

@@ -98,7 +98,7 @@ func (j *joiner) end(v *visit, all []element) End {
 	for i := range all {
 		if all[i].sighting != nil {
 			last = all[i].sighting
-			ids = []string{j.ledger.sighting(last)}
+			ids = []string{j.ledger.Sighting(last)}
 		}
 	}
 	end := End{NetNS: v.netns, Tracked: tracked, Evidence: ids}
@@ -113,6 +113,7 @@ func (j *joiner) end(v *visit, all []element) End {
 	if last != nil {
 		end.Interface = last.Point.Interface
 	}
+	end.Diverted = diverted(all) != nil
 	if q := queued(all); q != nil {
 		end.Kind, end.Next = Vanished, "what is behind the queue"
 		end.Hook, end.Rule, end.Verdict = q.hit.Hook, q.Rule, q.hit.Verdict
@@ -151,9 +152,10 @@ func (j *joiner) end(v *visit, all []element) End {
 		}
 		// Nobody who can be seen has that address.
 		end.Kind, end.Next, end.FrameFor = Left, "", to
-	case diverted(all) == nil && isLocal(ns, currentTarget(all)):
+	case diverted(all) == nil && ns.Delivers(currentTarget(all)):
 		end.Kind, end.Next = Delivered, ""
 		end.Tuple.Src, end.Tuple.SrcPort = currentSource(all)
+		end.Tuple.DstPort = currentPort(all)
 	}
 	if back := j.wayBack(ns, link, last, currentTarget(all)); back != "" && !end.Bridged && !passedRouting(all) {
 		end.Kind, end.Next, end.Parked, end.WayBack = Vanished, "the routing of "+v.netns, false, back
@@ -165,7 +167,7 @@ func (j *joiner) end(v *visit, all []element) End {
 // routed.
 func passedRouting(all []element) bool {
 	return slices.ContainsFunc(all, func(e element) bool {
-		return e.step != nil && (e.stage == stageForward || e.stage == stageInput || e.stage == stagePostrouting || e.stage == stageConfirm)
+		return e.step != nil && (e.stage == stageForward || e.stage == stageReturnedForward || e.stage == stageInput || e.stage == stagePostrouting || e.stage == stageConfirm)
 	})
 }
 
@@ -223,6 +225,8 @@ func (j *joiner) afterEgress(end End, link *topology.Link, last *capture.Sightin
 		end.Kind, end.Next = Vanished, "the input of "+end.NetNS
 	case link.Kind == "bridge":
 		end.Kind, end.Next = Vanished, "a port of "+link.Name
+	case link.Tunnel != nil:
+		end.Kind, end.Next = Vanished, "an interface by which "+link.Name+" sends it on"
 	case link.Peer != nil && link.Peer.NetNS != "" && j.in.Inside[link.Peer.NetNS]:
 		end.Kind, end.Next, end.NextNetNS = Vanished, link.Peer.NetNS+"/"+link.Peer.Interface, link.Peer.NetNS
 	case link.Lower != nil && link.Lower.NetNS != "" && j.in.Inside[link.Lower.NetNS]:
@@ -338,6 +342,20 @@ func currentSource(all []element) (netip.Addr, uint16) {
 		}
 	}
 	return source.Src, source.SrcPort
+}
+
+// currentPort is the port that a packet was delivered to.
+func currentPort(all []element) uint16 {
+	var port uint16
+	for i := range all {
+		if tuple, ok := all[i].tuple(); ok {
+			port = tuple.DstPort
+		}
+		if s := all[i].step; s != nil && s.after.Dst.IsValid() {
+			port = s.after.DstPort
+		}
+	}
+	return port
 }
 
 // currentTarget is the destination that the packet had at the end of a stay.

@@ -27,8 +27,8 @@ func (j *joiner) hops(t *trail, netns string, all []element) []report.Hop {
 func (j *joiner) hop(s *capture.Sighting) report.Hop {
 	hop := report.Hop{
 		NetNS: s.Point.NetNS, Interface: s.Point.Interface, Role: string(s.Point.Role), Direction: s.Direction.String(),
-		Time: s.Time, Tuple: reportTuple(s.Header.Tuple), TTL: int(s.Header.TTL), Length: s.Length,
-		Steps: []report.Step{}, Evidence: []string{j.ledger.sighting(s)},
+		Time: s.Time, Tuple: ReportTuple(s.Header.Tuple), TTL: int(s.Header.TTL), Length: s.Length,
+		Steps: []report.Step{}, Evidence: []string{j.ledger.Sighting(s)},
 	}
 	if link := linkOf(s.Point, j.in.Topology); link != nil {
 		hop.Bridge = link.Bridge
@@ -38,14 +38,14 @@ func (j *joiner) hop(s *capture.Sighting) report.Hop {
 
 // origin is the hop of a packet that has not reached an interface yet.
 func (j *joiner) origin(t *trail, netns string, all []element) report.Hop {
-	hop := report.Hop{NetNS: netns, Role: string(capture.RoleOther), Direction: capture.Egress.String(), Tuple: reportTuple(t.seed.Tuple), Steps: []report.Step{}, Evidence: []string{}}
+	hop := report.Hop{NetNS: netns, Role: string(capture.RoleOther), Direction: capture.Egress.String(), Tuple: ReportTuple(t.seed.Tuple), Steps: []report.Step{}, Evidence: []string{}}
 	for i := range all {
 		if s := all[i].step; s != nil && s.before.Src.IsValid() {
-			hop.Tuple = reportTuple(s.before)
+			hop.Tuple = ReportTuple(s.before)
 			break
 		}
 		if tuple, ok := all[i].tuple(); ok {
-			hop.Tuple = reportTuple(tuple)
+			hop.Tuple = ReportTuple(tuple)
 			break
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/engine"
+	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/nat"
 	"github.com/pathtrace/pathtrace/packet"
 	"github.com/pathtrace/pathtrace/report"
@@ -13,7 +15,10 @@ import (
 
 // Join builds the path of a probe from everything that was seen.
 func Join(in Input) *Path {
-	j := &joiner{in: &in, ledger: newLedger()}
+	j := &joiner{in: &in, ledger: in.Ledger, networks: hostNetworks(&in)}
+	if j.ledger == nil {
+		j.ledger = NewLedger()
+	}
 	request := requestTrail(&in)
 	reply, kind := replyTrail(&in, &request)
 
@@ -33,9 +38,10 @@ func Join(in Input) *Path {
 	case in.Probe.Tuple.Proto == packet.TCP:
 		j.shrunk(&p.Request, &request)
 	}
+	p.Relay = j.relay(&p.Request, &request)
 	p.Translations = j.translations
 	p.Older = j.older(&request)
-	p.Evidence = j.ledger.entries
+	p.Evidence = j.ledger.Entries()
 	return p
 }
 
@@ -46,7 +52,7 @@ func (j *joiner) older(t *trail) []Older {
 	for _, netns := range j.netnsOrder("request") {
 		for _, e := range t.flows[netns] {
 			if e.Kind == nat.Existing && !e.Resync {
-				all = append(all, Older{Flow: e.Flow, Evidence: j.ledger.event(&e)})
+				all = append(all, Older{Flow: e.Flow, Evidence: j.ledger.Event(&e)})
 			}
 		}
 	}
@@ -55,8 +61,24 @@ func (j *joiner) older(t *trail) []Older {
 
 type joiner struct {
 	in           *Input
-	ledger       *ledger
+	ledger       *Ledger
 	translations []report.Translation
+	networks     []engine.Network
+}
+
+// hostNetworks are the networks of Docker's that the host has: the daemon that was
+// asked may be that of another namespace.
+func hostNetworks(in *Input) []engine.Network {
+	host := in.Topology.Namespace(topology.HostName)
+	return slices.DeleteFunc(slices.Clone(in.Networks), func(n engine.Network) bool { return !host.Has(n.Bridge, n.Prefixes) })
+}
+
+// rule is the rule of a hit in the report's form.
+func (j *joiner) rule(h *ruletrace.Hit) *report.Rule {
+	if h.NetNS != topology.HostName {
+		return Rule(h.Rule, nil)
+	}
+	return Rule(h.Rule, j.networks)
 }
 
 // step is a report step with what the end of the leg is judged by.
@@ -80,12 +102,25 @@ func (j *joiner) leg(name string, t *trail, answered bool) Leg {
 	} else if len(t.hits)+len(t.drops) > 0 {
 		leg.Packet = Describe(&t.seed)
 	}
-	stays := j.stays(name, t)
+	carrier := j.carrier(t)
+	stays := j.stays(name, t, carrier)
 	var last []element
 	for i, s := range stays {
-		again := slices.ContainsFunc(stays[:i], func(earlier stay) bool { return earlier.netns == s.netns })
-		last = j.elements(name, t, &s, i == 0, again)
-		leg.Hops = append(leg.Hops, j.hops(t, s.netns, last)...)
+		again := slices.ContainsFunc(stays[:i], func(earlier stay) bool {
+			return earlier.netns == s.netns && earlier.carried == s.carried && !j.merelyBridged(&earlier.visit)
+		})
+		own, first := t, i == 0
+		if s.carried {
+			own, first = carrier, i > 0 && stays[i-1].netns == s.netns
+		}
+		if i > 0 && len(leg.Hops) > 0 {
+			if step := j.passage(t, carrier, &stays[i-1], &s); step != nil {
+				hop := &leg.Hops[len(leg.Hops)-1]
+				hop.Steps = append(hop.Steps, *step)
+			}
+		}
+		last = j.elements(name, own, &s, first, again)
+		leg.Hops = append(leg.Hops, j.hops(own, s.netns, last)...)
 	}
 	if len(stays) == 0 {
 		leg.End = End{Kind: Unseen}
@@ -93,6 +128,12 @@ func (j *joiner) leg(name string, t *trail, answered bool) Leg {
 	}
 	ended := &stays[len(stays)-1].visit
 	leg.End = j.end(ended, last)
+	if stays[len(stays)-1].carried {
+		leg.End.Carried = true
+		if leg.End.Kind == Delivered {
+			leg.End.Kind, leg.End.Next, leg.End.Parked = Vanished, "the tunnel device of "+leg.End.NetNS, false
+		}
+	}
 	j.dropped(&leg, t, ended)
 	if leg.End.Kind == Delivered && len(leg.Hops) > 0 {
 		confidence := report.Assumed
@@ -112,15 +153,24 @@ func (j *joiner) leg(name string, t *trail, answered bool) Leg {
 type stay struct {
 	visit
 	hits []ruletrace.Hit
+	// carried says that the packet was in a tunnel: what the stay has is of the
+	// packet around it.
+	carried bool
 }
 
 // stays are the visits of a packet in path order. A namespace in which only
 // rules or the kernel's drops saw the packet (dropped before it reached an
 // interface) is a stay too.
-func (j *joiner) stays(leg string, t *trail) []stay {
+func (j *joiner) stays(leg string, t, carrier *trail) []stay {
 	var all []stay
 	for _, v := range visits(t.sightings) {
-		all = append(all, stay{visit: v})
+		s := stay{visit: v, carried: v.sightings[0].Carrier != nil}
+		for i := range s.sightings {
+			if s.carried {
+				s.sightings[i] = outside(s.sightings[i])
+			}
+		}
+		all = append(all, s)
 	}
 	for _, netns := range j.netnsOrder(leg) {
 		hits := t.hits[netns]
@@ -129,7 +179,7 @@ func (j *joiner) stays(leg string, t *trail) []stay {
 		}
 		var here []int
 		for i := range all {
-			if all[i].netns == netns {
+			if all[i].netns == netns && !all[i].carried {
 				here = append(here, i)
 			}
 		}
@@ -140,6 +190,9 @@ func (j *joiner) stays(leg string, t *trail) []stay {
 			continue
 		}
 		j.assign(hits, all, here)
+	}
+	if carrier != nil {
+		all = j.carriedStays(leg, carrier, all)
 	}
 	for _, d := range t.drops {
 		if !slices.ContainsFunc(all, func(s stay) bool { return s.netns == d.NetNS }) {
@@ -153,7 +206,7 @@ func (j *joiner) stays(leg string, t *trail) []stay {
 // tell no difference: a packet that stays in a namespace n times meets the rule
 // that it meets first no more often.
 func (j *joiner) once(hits []ruletrace.Hit, n int) []ruletrace.Hit {
-	if j.in.Probe.Segment == nil {
+	if j.in.Probe.Tuple.Proto != packet.TCP {
 		return hits
 	}
 	first, met := make(map[bool]ruletrace.Hit), make(map[bool]int) // by socket
@@ -194,7 +247,8 @@ func (j *joiner) place(leg, netns string, all []stay) int {
 
 // assign distributes the hits of one namespace over its stays: within each
 // socket hits are in the kernel's order, so a step back in the hook order is
-// the next stay, and so is an ingress interface that the stay does not have.
+// the next stay, and so is an ingress interface that the stay does not have:
+// then it is the next one that has it.
 func (j *joiner) assign(hits []ruletrace.Hit, all []stay, here []int) {
 	type cursor struct {
 		at   int
@@ -205,8 +259,14 @@ func (j *joiner) assign(hits []ruletrace.Hit, all []stay, here []int) {
 		c := cursors[h.Legacy]
 		place := j.hitStage(&h, nil)
 		fits := func(i int) bool { return j.entersBy(&all[here[i]].visit, h.Ingress) }
-		if c.at+1 < len(here) && (place < c.last || (!fits(c.at) && fits(c.at+1))) {
+		if place < c.last && c.at+1 < len(here) {
 			c.at++
+		}
+		for at := c.at; at < len(here); at++ {
+			if fits(at) {
+				c.at = at
+				break
+			}
 		}
 		c.last = place
 		stay := &all[here[c.at]]
@@ -228,7 +288,7 @@ func (j *joiner) entersBy(v *visit, iface string) bool {
 }
 
 // elements are everything that happened during a stay, in the kernel's order.
-// It is the first of the leg, or not; again says that the packet was in this
+// It is the first of the leg, or not; again says that IP had the packet in this
 // namespace before.
 func (j *joiner) elements(leg string, t *trail, s *stay, first, again bool) []element {
 	v, hits := &s.visit, s.hits
@@ -247,8 +307,10 @@ func (j *joiner) elements(leg string, t *trail, s *stay, first, again bool) []el
 	slices.SortStableFunc(all, compareElements)
 
 	origin := first && (len(v.sightings) == 0 || v.sightings[0].Direction == capture.Egress)
-	all = j.translate(leg, t, v, all, origin)
-	if !again {
+	if !s.carried { // what is translated there is not the packet
+		all = j.translate(leg, t, v, all, origin)
+	}
+	if !again && !j.merelyBridged(v) {
 		all = append(all, j.conntrack(leg, t, v, all)...)
 	}
 	if (!origin || len(hits) > 0) && !t.endedBeforeRouting(v) { // a sender's route alone is no news
@@ -316,8 +378,11 @@ func (j *joiner) hitStage(h *ruletrace.Hit, v *visit) stage {
 		}
 		return stageInput
 	case ruletrace.Forward:
-		if bridge {
+		switch {
+		case bridge:
 			return stageBridgeForward
+		case j.turnsBack(v):
+			return stageReturnedForward
 		}
 		return stageForward
 	case ruletrace.Output:
@@ -344,11 +409,20 @@ func (j *joiner) isBridge(netns, name string) bool {
 	return link != nil && link.Kind == "bridge"
 }
 
-// postrouting is the place of IP's postrouting in a stay. What br_netfilter
-// translated to go back to its own bridge leaves by the bridge first.
+// postrouting is the place of IP's postrouting in a stay.
 func (j *joiner) postrouting(v *visit) stage {
+	if j.turnsBack(v) {
+		return stageBridgePostrouting
+	}
+	return stagePostrouting
+}
+
+// turnsBack reports whether br_netfilter translated the packet to go back to its
+// own bridge: it leaves by the bridge, and meets IP's forward and postrouting
+// behind that, as bridged packets do.
+func (j *joiner) turnsBack(v *visit) bool {
 	if v == nil {
-		return stagePostrouting
+		return false
 	}
 	bridge := func(s capture.Sighting) bool {
 		link := linkOf(s.Point, j.in.Topology)
@@ -356,12 +430,9 @@ func (j *joiner) postrouting(v *visit) stage {
 	}
 	at := slices.IndexFunc(v.sightings, bridge)
 	if at <= 0 || v.sightings[at].Direction == capture.Ingress || !j.bridgedIn(v, &v.sightings[0].Header) {
-		return stagePostrouting
+		return false
 	}
-	if port := linkOf(v.sightings[0].Point, j.in.Topology); port.Bridge != v.sightings[at].Point.Interface {
-		return stagePostrouting
-	}
-	return stageBridgePostrouting
+	return linkOf(v.sightings[0].Point, j.in.Topology).Bridge == v.sightings[at].Point.Interface
 }
 
 // bridgedIn reports whether a stay began at a bridge port in a namespace whose
@@ -381,14 +452,28 @@ func (j *joiner) bridgedIn(v *visit, h *packet.Header) bool {
 	return ns.BridgeNF.IPv6
 }
 
+// merelyBridged reports whether a bridge passed a packet on from port to port
+// and IP's hooks saw nothing of it.
+func (j *joiner) merelyBridged(v *visit) bool {
+	if len(v.sightings) < 2 || j.bridgedIn(v, &v.sightings[0].Header) {
+		return false
+	}
+	first := linkOf(v.sightings[0].Point, j.in.Topology)
+	return first != nil && first.Bridge != "" && v.sightings[0].Direction == capture.Ingress &&
+		!slices.ContainsFunc(v.sightings, func(s capture.Sighting) bool {
+			link := linkOf(s.Point, j.in.Topology)
+			return link == nil || link.Bridge != first.Bridge
+		})
+}
+
 // hitStep says what a hit did; nil for the ends of chains, which did nothing.
 func (j *joiner) hitStep(h *ruletrace.Hit) *step {
 	if h.Kind == ruletrace.HitReturn {
 		return nil
 	}
 	s := &step{hit: h, Step: report.Step{
-		Kind: "rule", Hook: string(h.Hook), Rule: Rule(h.Rule), Text: h.Rule.Text,
-		Confidence: report.Observed, Evidence: []string{j.ledger.hit(h)}, Dull: true,
+		Kind: "rule", Hook: string(h.Hook), Rule: j.rule(h), Text: h.Rule.Text,
+		Confidence: report.Observed, Evidence: []string{j.ledger.Hit(h)}, Dull: true,
 	}}
 	if h.Kind == ruletrace.HitPolicy {
 		s.Kind = "policy"
@@ -436,7 +521,7 @@ func (j *joiner) conntrack(leg string, t *trail, v *visit, before []element) []e
 		default:
 			continue
 		}
-		s.Evidence = []string{j.ledger.event(&e)}
+		s.Evidence = []string{j.ledger.Event(&e)}
 		all = append(all, at)
 	}
 	return all

@@ -143,12 +143,17 @@ type visit struct {
 }
 
 // visits cuts ordered sightings into stays. A packet that comes in after it
-// went out is on its next stay, also in the same namespace.
+// went out is on its next stay, also in the same namespace; and so is one that
+// goes into a tunnel or comes out of it.
 func visits(ordered []capture.Sighting) []visit {
 	var all []visit
 	for _, s := range ordered {
 		if n := len(all); n > 0 && all[n-1].netns == s.Point.NetNS {
 			last := all[n-1].sightings
+			if (s.Carrier == nil) != (last[0].Carrier == nil) {
+				all = append(all, visit{netns: s.Point.NetNS, sightings: []capture.Sighting{s}})
+				continue
+			}
 			if s.Direction == capture.Egress || last[len(last)-1].Direction == capture.Ingress {
 				all[n-1].sightings = append(last, s)
 				continue
@@ -185,6 +190,7 @@ const (
 	stageConfirm
 	stageBridgeDeviceEgress
 	stageBridgeEgress
+	stageReturnedForward // IP's forward, of what goes back into its bridge
 	stageBridgePostrouting
 	stageNetdevEgress
 	stageEgress

@@ -10,7 +10,9 @@ import (
 	"net/netip"
 
 	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/engine"
 	"github.com/pathtrace/pathtrace/internal/skbdrop"
+	"github.com/pathtrace/pathtrace/internal/socket"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/nat"
 	"github.com/pathtrace/pathtrace/packet"
@@ -28,18 +30,28 @@ type Input struct {
 	Hits []ruletrace.Hit
 	// Drops are what the kernel threw away, benign ones included.
 	Drops []skbdrop.Drop
+	// Owners are the processes that hold sockets, as far as that is known.
+	Owners []socket.Owner
 	// Inside says which namespaces were looked into with a packet capture that
 	// works: only there is "not seen" a statement.
 	Inside map[string]bool
+	// Ledger numbers the evidence, going on where another join of the same run
+	// ended; nil begins anew.
+	Ledger *Ledger
+	// Networks are Docker's, if it was asked.
+	Networks []engine.Network
 }
 
 // Probe is the packet that was sent, as it is known before it is seen.
 type Probe struct {
 	NetNS string
-	Tuple packet.Tuple
+	// Outside says that NetNS did not send the packet but received it from where
+	// nothing is visible: the answer has arrived when it goes back there.
+	Outside bool
+	Tuple   packet.Tuple
 	// ICMPSeq and Nonce identify an echo request: the nonce is the start of
-	// its data, which no NAT changes. Of a DNS query Nonce is the message.
-	// Unused for TCP.
+	// its data, which no NAT changes. A datagram's tuple tells it from others;
+	// Nonce is the start of its payload where that is known. Unused for TCP.
 	ICMPSeq uint16
 	Nonce   []byte
 	// Length is that of the packet with its IP header; 0 where it is not known
@@ -60,6 +72,8 @@ type Path struct {
 	// when the probe is none.
 	Sending      *Sending
 	Translations []report.Translation
+	// Relay is the process that took the request and passes it on; nil for none.
+	Relay *Relay
 	// Older are the flows of the request that were in the table before it.
 	Older    []Older
 	Evidence []report.Evidence
@@ -174,6 +188,13 @@ type End struct {
 	// WayBack is set when the packet Vanished where rp_filter, as it is set,
 	// drops it: the route to its source.
 	WayBack string
+	// Carried says that the packet was in a tunnel when it ended: Tuple, Rule and
+	// all else are of the VXLAN packet around it.
+	Carried bool
+	// Diverted says that the last that is known of the packet is a rule that
+	// translates its destination: where to is not known, and so neither is its
+	// route. Tuple has the destination before that.
+	Diverted bool
 	// CopyDropped is the rule that dropped the packet or a copy of it in the
 	// namespace that one of them then left.
 	CopyDropped *report.Rule

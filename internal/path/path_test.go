@@ -946,6 +946,45 @@ func TestHairpinOrder(t *testing.T) {
 	}
 }
 
+// A host whose bridges connect containers that are routers has the packet
+// several times, and its rules and conntrack have it once.
+func TestBridgesBetweenRouters(t *testing.T) {
+	b := newBed()
+	host := b.in.Topology.Namespace("host")
+	host.BridgeNF = topology.BridgeNF{}
+	for _, port := range []string{"br0b", "br1a", "br1b", "br2a"} {
+		host.Links = append(host.Links, topology.Link{Index: 10 + len(host.Links), Name: port, Kind: "veth", Bridge: port[:3], Role: capture.RoleVeth})
+	}
+	host.Links = append(host.Links, topology.Link{Index: 30, Name: "br2", Kind: "bridge", Role: capture.RoleBridge})
+	request := b.in.Probe.Tuple
+	b.see("cnt01/eth0", capture.Egress, header(request))
+	b.see("host/veth0", capture.Ingress, header(request))
+	b.see("host/br0b", capture.Egress, header(request))
+	b.see("host/br1a", capture.Ingress, header(request))
+	b.see("host/br1b", capture.Egress, header(request))
+	b.see("host/br2a", capture.Ingress, header(request))
+	b.see("host/br2", capture.Ingress, header(request))
+	b.hit("host", ruletrace.Forward, 0, "filter", ruletrace.Accept, request, "accept")
+	b.in.Hits[0].Ingress, b.in.Hits[0].Egress = "br2", "ens192"
+	b.masquerade()
+	var got []string
+	for _, h := range path.Join(b.in).Request.Hops[1:] {
+		got = append(got, h.Interface)
+		for _, s := range h.Steps {
+			if s.Kind != "route" {
+				got = append(got, fmt.Sprintf("  %s %s %s", s.Kind, s.Text, s.Confidence))
+			}
+		}
+	}
+	want := []string{
+		"veth0", "br0b", "br1a", "br1b", "br2a", "br2", "  rule accept observed",
+		"  nat source " + containerAddr + " → " + hostAddr + " observed", "  conntrack NEW observed", "ens192",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("request (-want +got):\n%s", diff)
+	}
+}
+
 // The addresses of a translation are addresses, also where the id changed.
 func TestRewrittenID(t *testing.T) {
 	b := newBed()

@@ -3,7 +3,6 @@ package path
 import (
 	"cmp"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -21,7 +20,7 @@ func (j *joiner) route(v *visit, all []element, origin bool) *element {
 		return nil
 	}
 	query, at, ok := routed(v, all, origin)
-	if !ok || isLocal(ns, query.Target) || endsBefore(all, element{stage: at}) {
+	if !ok || ns.Delivers(query.Target) || endsBefore(all, element{stage: at}) {
 		return nil
 	}
 	decision := ns.Lookup(query)
@@ -47,7 +46,7 @@ func (j *joiner) route(v *visit, all []element, origin bool) *element {
 		s.Text = fmt.Sprintf("%s, but it left by %s", decision.Route.Text, left)
 		s.Confidence = report.Assumed
 	}
-	s.Evidence = []string{j.ledger.add("route", v.netns, time.Time{}, "route for "+query.Target.String()+" from "+query.Source.String()+": "+s.Text)}
+	s.Evidence = []string{j.ledger.Add("route", v.netns, time.Time{}, "route for "+query.Target.String()+" from "+query.Source.String()+": "+s.Text)}
 	return &element{stage: at, step: s}
 }
 
@@ -147,15 +146,6 @@ func endsBefore(all []element, place element) bool {
 		}
 		return e.step != nil && e.step.ends() && cmp.Or(cmp.Compare(e.stage, place.stage), cmp.Compare(e.priority, place.priority)) < 0
 	}) && !slices.ContainsFunc(all, func(e element) bool { return e.sighting != nil && e.stage > place.stage })
-}
-
-// isLocal reports whether a namespace takes packets for an address itself.
-func isLocal(ns *topology.Namespace, address netip.Addr) bool {
-	if ns.Local(address) != nil {
-		return true
-	}
-	route := ns.Lookup(topology.Query{Target: address}).Route
-	return route != nil && route.Type == "local"
 }
 
 // leftBy is the interface that a packet was routed out of: where it was seen to

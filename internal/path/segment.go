@@ -67,7 +67,7 @@ func (j *joiner) sending(request *trail) *Sending {
 			return &s
 		case sent && p.Segment.is(h):
 			s.Times++
-			s.Evidence = append(s.Evidence, j.ledger.sighting(&at))
+			s.Evidence = append(s.Evidence, j.ledger.Sighting(&at))
 		case sent && begun && p.Segment.follows(h) && (smaller == nil || Length(h) > Length(&smaller.Header)):
 			smaller = &at
 		case at.Direction == capture.Ingress && h.Tuple == own.Inverse() && smaller != nil && s.Passed == 0 &&
@@ -75,7 +75,7 @@ func (j *joiner) sending(request *trail) *Sending {
 			// The far end repeats what it waits for when something behind that
 			// arrives (RFC 5681, section 3.2).
 			s.Passed = Length(&smaller.Header)
-			s.Evidence = append(s.Evidence, j.ledger.sighting(smaller), j.ledger.sighting(&at))
+			s.Evidence = append(s.Evidence, j.ledger.Sighting(smaller), j.ledger.Sighting(&at))
 		}
 	}
 	return &s
@@ -150,7 +150,7 @@ func (j *joiner) shrunk(leg *Leg, request *trail) {
 		size = fmt.Sprintf(" of %d bytes", Length(s.Header.Quoted))
 	}
 	leg.Hops[at].Steps = append(leg.Hops[at].Steps, report.Step{
-		Kind: "route", Confidence: report.Observed, Evidence: []string{j.ledger.sighting(s)},
+		Kind: "route", Confidence: report.Observed, Evidence: []string{j.ledger.Sighting(s)},
 		Text: fmt.Sprintf("a later packet%s was larger than the MTU of the way on (%d); an ICMP error told the sender so", size, s.Header.MTU),
 	})
 }

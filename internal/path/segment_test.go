@@ -9,6 +9,7 @@ import (
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/path"
 	"github.com/pathtrace/pathtrace/packet"
+	"github.com/pathtrace/pathtrace/ruletrace"
 )
 
 // isn is the number of the connection's first byte: its data passes 0.
@@ -135,5 +136,57 @@ func TestLaterPacketTooBig(t *testing.T) {
 				t.Errorf("the step stands below %q:\n%q", got, lines)
 			}
 		})
+	}
+}
+
+// TestErrorsAboutRepetitions has the errors about a segment and its repetition
+// dropped before they come to an interface, and only the second one's rule traced:
+// that is the one that is told of.
+func TestErrorsAboutRepetitions(t *testing.T) {
+	b := newBed()
+	sent := tcp(false, packet.ACK, isn+1, 8, 1428)
+	sent.Version, sent.IPID = 4, 1
+	sent.Tuple.Src, sent.Tuple.Dst = netip.MustParseAddr("172.17.0.2"), netip.MustParseAddr("198.51.100.7")
+	b.in.Probe = path.Probe{NetNS: "cnt01", Tuple: sent.Tuple, Segment: &path.Segment{Seq: sent.Seq, Length: sent.DataLength}}
+	for id := range uint32(2) {
+		quoted := sent
+		quoted.IPID += id
+		b.see("cnt01/eth0", capture.Egress, quoted)
+		tooBig := packet.Header{
+			Version: 4, TTL: 64, PayloadLength: 556, IPID: 11 + id, MTU: 1400, Quoted: &quoted,
+			Tuple: packet.Tuple{Proto: packet.ICMP, Src: netip.MustParseAddr("172.17.0.1"), Dst: sent.Tuple.Src, ICMPType: 3, ICMPCode: 4},
+		}
+		b.drop("host", "NETFILTER_DROP", "nft_do_chain", 0, tooBig.Tuple)
+		b.in.Drops[id].Header = tooBig
+		if id == 1 {
+			b.hit("host", ruletrace.Output, 0, "filter", ruletrace.Drop, tooBig.Tuple, "icmp type destination-unreachable drop")
+			h := tooBig
+			h.Quoted = nil // a hit of nftables has too little of it
+			b.in.Hits[0].Header = h
+		}
+	}
+	p := path.Join(b.in)
+	if end := &p.Reply.End; !p.Answer.TooBig || end.Kind != path.Dropped || end.NetNS != "host" || end.Rule == nil {
+		t.Errorf("the answer is %+v and ended as %+v", p.Answer, *end)
+	}
+}
+
+// TestErrorAboutLargerRepetition has the sender told of a smaller MTU, and the
+// segment sent again by it vanish: what told of the first is no answer to that.
+func TestErrorAboutLargerRepetition(t *testing.T) {
+	b := newBed()
+	large := tcp(false, packet.ACK, isn+1, 8, 1428)
+	large.Version, large.IPID = 4, 1
+	large.Tuple.Src, large.Tuple.Dst = netip.MustParseAddr("172.17.0.2"), netip.MustParseAddr("198.51.100.7")
+	sent := large
+	sent.IPID, sent.PayloadLength, sent.DataLength = 2, 1380, 1348
+	b.in.Probe = path.Probe{NetNS: "cnt01", Tuple: sent.Tuple, Segment: &path.Segment{Seq: sent.Seq, Length: sent.DataLength}}
+	b.see("cnt01/eth0", capture.Ingress, packet.Header{
+		Version: 4, TTL: 64, PayloadLength: 556, IPID: 11, MTU: 1400, Quoted: &large,
+		Tuple: packet.Tuple{Proto: packet.ICMP, Src: netip.MustParseAddr("172.17.0.1"), Dst: sent.Tuple.Src, ICMPType: 3, ICMPCode: 4},
+	})
+	b.see("cnt01/eth0", capture.Egress, sent)
+	if p := path.Join(b.in); p.Answer.Kind != path.None {
+		t.Errorf("the answer is %+v", p.Answer)
 	}
 }

@@ -66,7 +66,8 @@ func requestTrail(in *Input) trail {
 
 // compare says how far two headers are one packet. A ping that does not fit a
 // link goes on in fragments, and these are put together and cut again on the
-// way: it is known by its nonce, which its first fragment has.
+// way: it is known by its nonce, which its first fragment has. Datagrams that
+// content does not tell apart are one when they are of the probe's flow.
 func (in *Input) compare(a, b *packet.Header) packet.Likeness {
 	whole := func(h *packet.Header) bool {
 		return h.Tuple.Proto == in.Probe.Tuple.Proto && in.Probe.Tuple.Proto.IsICMP() && h.FragmentOffset == 0 && len(h.Payload) >= len(in.Probe.Nonce) && isOf(h, in.Probe)
@@ -74,7 +75,95 @@ func (in *Input) compare(a, b *packet.Header) packet.Likeness {
 	if (a.IsFragment() || b.IsFragment()) && whole(a) && whole(b) && a.Tuple.ICMPType == b.Tuple.ICMPType {
 		return packet.Same
 	}
-	return a.Compare(b)
+	likeness := a.Compare(b)
+	if in.Probe.Tuple.Proto == packet.UDP && likeness != packet.Different {
+		return in.compareDatagrams(a, b, likeness)
+	}
+	return likeness
+}
+
+// compareDatagrams goes on where content ends: an answer may repeat what was
+// asked, so one packet has one direction, and a content that many datagrams have
+// is the probe's where the tuple is of its flow: it has the probe's own port and
+// shares an end, or conntrack made one tuple of the other.
+func (in *Input) compareDatagrams(a, b *packet.Header, content packet.Likeness) packet.Likeness {
+	from, to := in.direction(a.Tuple), in.direction(b.Tuple)
+	switch {
+	case from != unknown && to != unknown && from != to:
+		return packet.Different
+	case in.separate(a.Tuple, b.Tuple):
+		return packet.Different
+	case from == unknown || from != to || a.IsFragment() || b.IsFragment():
+		return content
+	case sharesAnEnd(a.Tuple, b.Tuple) || in.oneFlow(a.Tuple, b.Tuple):
+		return packet.Same
+	}
+	return content
+}
+
+// separate reports whether conntrack of one namespace has two tuples in two
+// entries, one of them without the probe's own port: a name server passes on a
+// query with the same content over a flow of its own.
+func (in *Input) separate(a, b packet.Tuple) bool {
+	if a == b || in.direction(a) != unknown && in.direction(b) != unknown {
+		return false
+	}
+	of := func(e *nat.Event, t, not packet.Tuple) bool {
+		_, has := e.Flow.Matches(t)
+		_, other := e.Flow.Matches(not)
+		return has && !other
+	}
+	for i := range in.Events {
+		if !of(&in.Events[i], a, b) {
+			continue
+		}
+		if slices.ContainsFunc(in.Events, func(e nat.Event) bool { return e.Flow.NetNS == in.Events[i].Flow.NetNS && of(&e, b, a) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// direction is that of a packet on the probe's flow.
+type direction int
+
+const (
+	unknown direction = iota
+	there
+	back
+)
+
+// direction tells by the probe's own port where a datagram goes, or by
+// conntrack, which may have given the flow another one.
+func (in *Input) direction(t packet.Tuple) direction {
+	own := in.Probe.Tuple.SrcPort
+	switch {
+	case t.Proto != packet.UDP:
+		return unknown
+	case t.SrcPort == own && t.DstPort != own:
+		return there
+	case t.DstPort == own && t.SrcPort != own:
+		return back
+	}
+	for i := range in.Events {
+		f := &in.Events[i].Flow
+		if reply, ok := f.Matches(t); ok && (f.Original.SrcPort == own || f.Reply.DstPort == own) {
+			if reply {
+				return back
+			}
+			return there
+		}
+	}
+	return unknown
+}
+
+// oneFlow reports whether conntrack has both tuples in one entry.
+func (in *Input) oneFlow(a, b packet.Tuple) bool {
+	return slices.ContainsFunc(in.Events, func(e nat.Event) bool {
+		_, first := e.Flow.Matches(a)
+		_, second := e.Flow.Matches(b)
+		return first && second
+	})
 }
 
 func byTime(sightings []capture.Sighting) []capture.Sighting {
@@ -137,8 +226,8 @@ func replyTrail(in *Input, request *trail) (trail, AnswerKind) {
 	sightings := byTime(in.Sightings)
 	for i := range sightings {
 		s := &sightings[i]
-		kind := answers(&s.Header, in.Probe, request)
-		if kind == None {
+		kind := in.answers(&s.Header, request)
+		if kind == None || request.after(s) {
 			continue
 		}
 		rank := 2
@@ -148,7 +237,7 @@ func replyTrail(in *Input, request *trail) (trail, AnswerKind) {
 		case kind == Reply:
 			rank = 3
 		}
-		if s.Point.NetNS == in.Probe.NetNS && s.Direction == capture.Ingress {
+		if s.Point.NetNS == in.Probe.NetNS && s.Direction == capture.Ingress && s.Carrier == nil {
 			rank += 3
 		}
 		if rank > bestRank {
@@ -157,28 +246,46 @@ func replyTrail(in *Input, request *trail) (trail, AnswerKind) {
 	}
 	if best == nil {
 		for i := range in.Hits {
-			if kind := answers(&in.Hits[i].Header, in.Probe, request); kind != None {
+			if kind := in.answers(&in.Hits[i].Header, request); kind != None {
 				return collect(in, in.Hits[i].Header, nil), kind
 			}
 		}
-		for i := range in.Drops {
-			if kind := answers(&in.Drops[i].Header, in.Probe, request); kind != None && !skbdrop.Benign(in.Drops[i]) {
-				return collect(in, in.Drops[i].Header, nil), kind
-			}
-		}
-		return trail{}, None
+		return in.droppedReply(request)
 	}
 	// The first sighting of the same packet is the seed: where it came from.
 	first := slices.IndexFunc(sightings, func(s capture.Sighting) bool {
-		return answers(&s.Header, in.Probe, request) == bestKind && in.compare(&best.Header, &s.Header) == packet.Same &&
+		return in.answers(&s.Header, request) == bestKind && !request.after(&s) && in.compare(&best.Header, &s.Header) == packet.Same &&
 			(bestKind == Error || request.sentTo(s.Header.Tuple) == request.sentTo(best.Header.Tuple))
 	})
 	return collect(in, sightings[first].Header, once(in, sightings, first)), bestKind
 }
 
+// droppedReply finds an answer that only the kernel's drops know of: of several
+// errors about one segment the first whose rule was traced, too.
+func (in *Input) droppedReply(request *trail) (trail, AnswerKind) {
+	var first trail
+	firstKind := None
+	for i := range in.Drops {
+		kind := in.answers(&in.Drops[i].Header, request)
+		if kind == None || skbdrop.Benign(in.Drops[i]) {
+			continue
+		}
+		t := collect(in, in.Drops[i].Header, nil)
+		if len(t.hits) > 0 {
+			return t, kind
+		}
+		if firstKind == None {
+			first, firstKind = t, kind
+		}
+	}
+	return first, firstKind
+}
+
 // answers says what a packet is to the request. An answer is known by its
-// content: the target may have sent it from another one of its addresses.
-func answers(h *packet.Header, p Probe, request *trail) AnswerKind {
+// content: the target may have sent it from another one of its addresses. A
+// datagram is one by where it comes from and goes to.
+func (in *Input) answers(h *packet.Header, request *trail) AnswerKind {
+	p := in.Probe
 	switch {
 	case h.IsICMPError():
 		if h.Quoted != nil && !redirects(h) && quotes(h, p, request) {
@@ -198,7 +305,7 @@ func answers(h *packet.Header, p Probe, request *trail) AnswerKind {
 			return Reply
 		}
 	case p.Tuple.Proto == packet.UDP:
-		if answersQuery(h.Payload, p.Nonce) && request.sentFrom(h.Tuple) {
+		if in.repliesTo(h.Tuple, request) {
 			return Reply
 		}
 	case h.Tuple.ICMPType == p.Tuple.Inverse().ICMPType && isOf(h, p):
@@ -207,11 +314,34 @@ func answers(h *packet.Header, p Probe, request *trail) AnswerKind {
 	return None
 }
 
-// answersQuery reports whether a datagram is the answer to a DNS query, the only
-// datagram that is sent: it has the query's id, and the bit that says so (RFC
-// 1035, section 4.1.1).
-func answersQuery(answer, query []byte) bool {
-	return len(answer) >= 3 && len(query) >= 3 && bytes.Equal(answer[:2], query[:2]) && answer[2]&0x80 != 0
+// repliesTo reports whether a datagram goes back on the request's flow, as the
+// request was seen to be sent or as conntrack expects it. One from another
+// address, but the same port, is from the target too, unless it answers
+// something that the prober sent to that address.
+func (in *Input) repliesTo(t packet.Tuple, request *trail) bool {
+	for _, events := range request.flows {
+		for i := range events {
+			if reply, belongs := events[i].Flow.Matches(t); belongs && reply {
+				return true
+			}
+		}
+	}
+	switch {
+	case !request.sentFrom(t):
+		return false
+	case request.sentTo(t):
+		return true
+	}
+	asked := func(s capture.Sighting) bool {
+		return s.Point.NetNS == in.Probe.NetNS && s.Direction == capture.Egress && s.Header.Tuple == t.Inverse()
+	}
+	return t.SrcPort == in.Probe.Tuple.DstPort && !slices.ContainsFunc(in.Sightings, asked)
+}
+
+// after reports whether the request, a datagram, was first seen after a packet,
+// which so cannot answer it.
+func (t *trail) after(s *capture.Sighting) bool {
+	return t.seed.Tuple.Proto == packet.UDP && len(t.sightings) > 0 && s.Time.Before(t.sightings[0].Time)
 }
 
 func redirects(h *packet.Header) bool { return h.Tuple.Proto == packet.ICMP && h.Tuple.ICMPType == 5 }
@@ -229,6 +359,8 @@ func quotes(h *packet.Header, p Probe, request *trail) bool {
 		return false // another one of the same id
 	case unseen:
 		return request.knows(h.Quoted.Tuple)
+	case p.Segment != nil && h.Quoted.Seq == p.Segment.Seq && (!TooBig(h) || Length(&request.seed) > h.MTU):
+		return request.knows(h.Quoted.Tuple) // it, or one of the repetitions that are as large
 	}
 	switch h.Quotes(&request.seed) {
 	case packet.Same:
@@ -261,9 +393,16 @@ func (t *trail) sentFrom(answer packet.Tuple) bool {
 
 // collect gathers the rule hits, the conntrack events and the drops of the packet.
 func collect(in *Input, seed packet.Header, sightings []capture.Sighting) trail {
+	t := gather(in, seed, withoutCopies(in, order(sightings, in.Topology)))
+	t.drops = t.dropsOf(in, sightings)
+	return t
+}
+
+// gather is collect without the drops, for sightings that are in path order.
+func gather(in *Input, seed packet.Header, ordered []capture.Sighting) trail {
 	t := trail{
 		seed:      seed,
-		sightings: withoutCopies(in, order(sightings, in.Topology)),
+		sightings: ordered,
 		hits:      make(map[string][]ruletrace.Hit),
 		flows:     make(map[string][]nat.Event),
 	}
@@ -277,7 +416,6 @@ func collect(in *Input, seed packet.Header, sightings []capture.Sighting) trail 
 			t.flows[e.Flow.NetNS] = append(t.flows[e.Flow.NetNS], e)
 		}
 	}
-	t.drops = t.dropsOf(in, sightings)
 	return t
 }
 

@@ -108,7 +108,7 @@ func (j *joiner) behind(netns string, last, expected packet.Tuple, all []element
 	}
 	answer := isAnswer(last)
 	at := element{stage: stagePrerouting, priority: destinationNAT}
-	if isLocal(j.in.Topology.Namespace(netns), last.Src) {
+	if j.in.Topology.Namespace(netns).Delivers(last.Src) {
 		at.stage = stageOutput
 	}
 	if !endsBefore(all, at) {
@@ -117,7 +117,7 @@ func (j *joiner) behind(netns string, last, expected packet.Tuple, all []element
 			last.ICMPID = expected.ICMPID
 		}
 	}
-	here := isLocal(j.in.Topology.Namespace(netns), last.Dst) && !slices.ContainsFunc(all, func(e element) bool { return e.step != nil && e.step.ends() })
+	here := j.in.Topology.Namespace(netns).Delivers(last.Dst) && !slices.ContainsFunc(all, func(e element) bool { return e.step != nil && e.step.ends() })
 	if here || ruleOf(nat.Source, all) != nil {
 		last.Src, last.SrcPort = expected.Src, expected.SrcPort
 		if !answer {
@@ -315,7 +315,7 @@ func (j *joiner) firstRule(c *change, netns string, s *step, known *report.Trans
 			continue
 		}
 		if kind, _ := h.Rule.Translation(); rewrites(h, c.field) {
-			s.Rule, s.Confidence = Rule(h.Rule), report.Reconstructed
+			s.Rule, s.Confidence = j.rule(h), report.Reconstructed
 			s.Text = c.text + " (the flow's first packet met the rule)"
 			known.Kind, known.Rule, known.Confidence = kind, s.Rule, report.Reconstructed
 			return
@@ -383,13 +383,13 @@ func (j *joiner) at(v *visit, field nat.Field) string {
 func (j *joiner) proof(v *visit, c *change) []string {
 	var ids []string
 	if n := len(v.sightings); n > 0 {
-		ids = append(ids, j.ledger.sighting(&v.sightings[0]))
+		ids = append(ids, j.ledger.Sighting(&v.sightings[0]))
 		if n > 1 {
-			ids = append(ids, j.ledger.sighting(&v.sightings[n-1]))
+			ids = append(ids, j.ledger.Sighting(&v.sightings[n-1]))
 		}
 	}
 	if c.flow != nil {
-		ids = append(ids, j.ledger.event(c.flow))
+		ids = append(ids, j.ledger.Event(c.flow))
 	}
 	if c.dropped != nil {
 		ids = append(ids, j.ledger.drop(c.dropped, j.interfaceName(c.dropped)))

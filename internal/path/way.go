@@ -23,7 +23,7 @@ func alongTheWay(in *Input, ordered []capture.Sighting) []capture.Sighting {
 	arrived := func(i int) bool {
 		s := &ordered[i]
 		link, ns := linkOf(s.Point, in.Topology), in.Topology.Namespace(s.Point.NetNS)
-		return s.Direction == capture.Ingress && link != nil && link.Bridge == "" && isLocal(ns, s.Header.Tuple.Dst)
+		return s.Direction == capture.Ingress && s.Carrier == nil && link != nil && link.Bridge == "" && ns.Delivers(s.Header.Tuple.Dst)
 	}
 	// steps counts the sightings on the longest way to each, 0 where none leads
 	// there; from is the one before it.
@@ -108,6 +108,7 @@ func predecessors(in *Input, ordered []capture.Sighting) [][]int {
 
 		at[place{ns, link.Name, s.Direction}] = append(at[place{ns, link.Name, s.Direction}], i)
 		switch {
+		case s.Direction == capture.Ingress && link.Kind == "loopback": // what came back to its sender goes nowhere
 		case s.Direction == capture.Ingress:
 			entered[ns] = append(entered[ns], i)
 		case visible(link.Lower):

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/engine"
+	"github.com/pathtrace/pathtrace/internal/owner"
 	"github.com/pathtrace/pathtrace/nat"
 	"github.com/pathtrace/pathtrace/packet"
 	"github.com/pathtrace/pathtrace/report"
@@ -22,7 +24,7 @@ func Describe(h *packet.Header) string {
 			name = "ICMPv6"
 		}
 		switch {
-		case t == (packet.Tuple{Proto: t.Proto, Src: t.Src, Dst: t.Dst, ICMPType: t.ICMPType, ICMPID: t.ICMPID}) && isEcho(t):
+		case t == (packet.Tuple{Proto: t.Proto, Src: t.Src, Dst: t.Dst, ICMPType: t.ICMPType, ICMPID: t.ICMPID}) && IsEcho(t):
 			word := "echo"
 			if t.ICMPType == packet.EchoReply && t.Proto == packet.ICMP || t.ICMPType == packet.EchoReplyV6 {
 				word = "echo reply"
@@ -41,7 +43,8 @@ func Describe(h *packet.Header) string {
 	return strings.ToUpper(t.Proto.String())
 }
 
-func isEcho(t packet.Tuple) bool {
+// IsEcho reports whether a tuple is that of an echo request or reply.
+func IsEcho(t packet.Tuple) bool {
 	if t.Proto == packet.ICMP {
 		return t.ICMPType == packet.EchoRequest || t.ICMPType == packet.EchoReply
 	}
@@ -82,13 +85,13 @@ func ErrorText(t packet.Tuple) string {
 	return fmt.Sprintf("%s (type %d code %d)", text, t.ICMPType, t.ICMPCode)
 }
 
-// reportTuple turns a tuple into the report's form.
-func reportTuple(t packet.Tuple) report.Tuple {
+// ReportTuple turns a tuple into the report's form.
+func ReportTuple(t packet.Tuple) report.Tuple {
 	r := report.Tuple{Protocol: t.Proto.String(), Source: t.Source(), Destination: t.Destination()}
 	if t.Proto.IsICMP() {
 		kind, code := int(t.ICMPType), int(t.ICMPCode)
 		r.ICMPType, r.ICMPCode = &kind, &code
-		if isEcho(t) {
+		if IsEcho(t) {
 			id := int(t.ICMPID)
 			r.ICMPID = &id
 		}
@@ -96,26 +99,35 @@ func reportTuple(t packet.Tuple) report.Tuple {
 	return r
 }
 
-// Rule turns a rule into the report's form.
-func Rule(r ruletrace.Rule) *report.Rule {
-	return &report.Rule{
+// Rule turns a rule into the report's form. networks are Docker's on the host that
+// it is of.
+func Rule(r ruletrace.Rule, networks []engine.Network) *report.Rule {
+	said := &report.Rule{
 		Backend: string(r.Backend), Family: r.Family, Table: r.Table, Chain: r.Chain,
 		Number: r.Number, Handle: r.Handle, Text: r.Text, Comment: r.Comment,
 	}
+	said.Owner = owner.Of(said, networks)
+	return said
 }
 
-// ledger numbers the evidence that statements rest on.
-type ledger struct {
+// Ledger numbers the evidence that statements rest on.
+type Ledger struct {
 	entries []report.Evidence
 	counts  map[string]int
 	ids     map[string]string // text of an entry → id: each is listed once
 }
 
-func newLedger() *ledger {
-	return &ledger{counts: make(map[string]int), ids: make(map[string]string)}
+// NewLedger returns an empty ledger.
+func NewLedger() *Ledger {
+	return &Ledger{counts: make(map[string]int), ids: make(map[string]string)}
 }
 
-func (l *ledger) add(kind, netns string, at time.Time, text string) string {
+// Entries are all that was added.
+func (l *Ledger) Entries() []report.Evidence { return l.entries }
+
+// Add returns the id of a piece of evidence, which is new unless the same was
+// added before. The time is zero where it is not known.
+func (l *Ledger) Add(kind, netns string, at time.Time, text string) string {
 	key := kind + "\x00" + netns + "\x00" + text
 	if id, ok := l.ids[key]; ok {
 		return id
@@ -127,12 +139,26 @@ func (l *ledger) add(kind, netns string, at time.Time, text string) string {
 	return id
 }
 
-func (l *ledger) sighting(s *capture.Sighting) string {
-	return l.add("sighting", s.Point.NetNS, s.Time, fmt.Sprintf("%s %s %s %s ttl %d length %d",
-		s.Point, s.Direction, s.Header.Tuple, Describe(&s.Header), s.Header.TTL, s.Length)+" at "+s.Time.UTC().Format("15:04:05.000000000"))
+// Sighting adds a packet that was seen.
+func (l *Ledger) Sighting(s *capture.Sighting) string {
+	direction := ""
+	if s.Direction != 0 {
+		direction = s.Direction.String() + " "
+	}
+	at := ""
+	if !s.Time.IsZero() {
+		at = " at " + s.Time.UTC().Format("15:04:05.000000000")
+	}
+	in := ""
+	if s.Carrier != nil {
+		in = fmt.Sprintf(" in %s %s", tunnelName(&s.Header), s.Carrier.Tuple)
+	}
+	return l.Add("sighting", s.Point.NetNS, s.Time, fmt.Sprintf("%s %s%s %s ttl %d length %d",
+		s.Point, direction, s.Header.Tuple, Describe(&s.Header), s.Header.TTL, s.Length)+in+at)
 }
 
-func (l *ledger) hit(h *ruletrace.Hit) string {
+// Hit adds a rule that a packet met.
+func (l *Ledger) Hit(h *ruletrace.Hit) string {
 	source := "nft trace"
 	if h.Legacy {
 		source = "iptables TRACE"
@@ -157,10 +183,11 @@ func (l *ledger) hit(h *ruletrace.Hit) string {
 	if h.Egress != "" {
 		interfaces += " out " + h.Egress
 	}
-	return l.add("rule", h.NetNS, h.Time, fmt.Sprintf("%s: %s: %s %s%s: %s%s", source, place, h.Header.Tuple, Describe(&h.Header), interfaces, h.Rule.Text, verdict))
+	return l.Add("rule", h.NetNS, h.Time, fmt.Sprintf("%s: %s: %s %s%s: %s%s", source, place, h.Header.Tuple, Describe(&h.Header), interfaces, h.Rule.Text, verdict))
 }
 
-func (l *ledger) event(e *nat.Event) string {
+// Event adds what conntrack said.
+func (l *Ledger) Event(e *nat.Event) string {
 	at := e.Time
 	if at.IsZero() {
 		at = e.Received
@@ -169,7 +196,7 @@ func (l *ledger) event(e *nat.Event) string {
 	if !e.Flow.Status.Has(nat.StatusSeenReply) {
 		unreplied = " [UNREPLIED]"
 	}
-	return l.add("conntrack", e.Flow.NetNS, at, fmt.Sprintf("[%s] %s%s%s%s id=%d", e.Kind, e.Flow.Original.Proto,
+	return l.Add("conntrack", e.Flow.NetNS, at, fmt.Sprintf("[%s] %s%s%s%s id=%d", e.Kind, e.Flow.Original.Proto,
 		conntrackTuple(e.Flow.Original), unreplied, conntrackTuple(e.Flow.Reply), e.Flow.ID))
 }
 

@@ -233,6 +233,17 @@ func (c *Config) address() (unix.Sockaddr, error) {
 	return to, nil
 }
 
+// Source is the address that a namespace sends from to a target, as its kernel
+// chooses; invalid when that knows no route. Nothing is sent.
+func Source(ns *netns.NS, target netip.Addr) netip.Addr {
+	c := Config{NetNS: ns, Target: target, Port: 9} // discard: a port has to be named
+	to, err := c.address()
+	if err != nil {
+		return netip.Addr{}
+	}
+	return c.source(to)
+}
+
 // source asks the kernel which address it would send from, without a packet;
 // invalid when it knows no route.
 func (c *Config) source(to unix.Sockaddr) netip.Addr {

@@ -16,6 +16,7 @@ import (
 	"github.com/pathtrace/pathtrace/internal/testenv"
 	"github.com/pathtrace/pathtrace/packet"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	vishnetns "github.com/vishvananda/netns"
 	"go.uber.org/goleak"
 	"golang.org/x/net/icmp"
@@ -58,6 +59,11 @@ func pair(t *testing.T) (near, far *netns.NS) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		// Otherwise the kernel adds a link-local address of its own, some time after
+		// the link is up, and prefers it.
+		if err := handles[i].LinkSetIP6AddrGenMode(link, nl.IN6_ADDR_GEN_MODE_NONE); err != nil {
+			t.Fatal(err)
+		}
 		for _, text := range addresses {
 			address, err := netlink.ParseAddr(text)
 			if err != nil {
@@ -72,7 +78,32 @@ func pair(t *testing.T) (near, far *netns.NS) {
 			t.Fatal(err)
 		}
 	}
+	for _, handle := range handles {
+		awaitCarrier(t, handle)
+	}
 	return spaces[0], spaces[1]
+}
+
+// patience is how long something may take that comes about by itself, on the
+// busiest machine.
+const patience = 30 * time.Second
+
+// awaitCarrier waits until the kernel has taken note that the cable's other end
+// is up: before, IPv6 answers nobody.
+func awaitCarrier(t *testing.T, handle *netlink.Handle) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		link, err := handle.LinkByName("eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("eth0 is %s after %s", link.Attrs().OperState, patience)
+		}
+	}
 }
 
 func TestPing(t *testing.T) {
@@ -112,7 +143,7 @@ func TestPing(t *testing.T) {
 			if err := ping.Send(t.Context(), 7); err != nil {
 				t.Fatal(err)
 			}
-			if err := listener.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			if err := listener.SetReadDeadline(time.Now().Add(patience)); err != nil {
 				t.Fatal(err)
 			}
 			buffer := make([]byte, 8192)
@@ -253,7 +284,7 @@ func TestTCP(t *testing.T) {
 			if err := tcp.Start(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if err := listener.(*net.TCPListener).SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			if err := listener.(*net.TCPListener).SetDeadline(time.Now().Add(patience)); err != nil {
 				t.Fatal(err)
 			}
 			conn, err := listener.Accept()
@@ -270,7 +301,7 @@ func TestTCP(t *testing.T) {
 				t.Errorf("tuple %v, want %v; the far end sees %v", got, want, remote)
 			}
 			// The far end sees the end of the stream, not a reset.
-			if err := errors.Join(tcp.Close(), tcp.Close(), conn.SetReadDeadline(time.Now().Add(5*time.Second))); err != nil {
+			if err := errors.Join(tcp.Close(), tcp.Close(), conn.SetReadDeadline(time.Now().Add(patience))); err != nil {
 				t.Fatal(err)
 			}
 			if n, err := conn.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
@@ -297,7 +328,7 @@ func TestSend(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tcp.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := tcp.Start(ctx); err != nil {
 		t.Fatal(err)
@@ -311,7 +342,7 @@ func TestSend(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	const bytes = 1 << 18 // more than a socket takes at once
@@ -322,6 +353,9 @@ func TestSend(t *testing.T) {
 	}()
 	if err := errors.Join(tcp.Send(ctx, bytes), <-received); err != nil {
 		t.Fatal(err)
+	}
+	if !tcp.Acknowledged(ctx) {
+		t.Error("not acknowledged")
 	}
 	if err := errors.Join(tcp.Abort(), tcp.Close()); err != nil {
 		t.Fatal(err)

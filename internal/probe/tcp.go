@@ -5,8 +5,11 @@ package probe
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"time"
 
 	"github.com/mdlayher/socket"
 	"github.com/pathtrace/pathtrace/packet"
@@ -96,6 +99,67 @@ func (t *TCP) Send(ctx context.Context, length int) error {
 		data = data[n:]
 	}
 	return nil
+}
+
+// askAgain is how often Acknowledged asks the kernel.
+const askAgain = 2 * time.Millisecond
+
+// Acknowledged waits until the far end has acknowledged all that was sent, and
+// reports false when the context is done before.
+func (t *TCP) Acknowledged(ctx context.Context) bool {
+	raw, err := t.conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	ticker := time.NewTicker(askAgain)
+	defer ticker.Stop()
+	for {
+		left := -1
+		if err := raw.Control(func(fd uintptr) {
+			if n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ); err == nil {
+				left = n
+			}
+		}); err != nil || left <= 0 {
+			return err == nil && left == 0
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// Exchange sends a DNS message over an established connection and returns the
+// one that comes back; a length stands before each (RFC 1035, section 4.2.2).
+func (t *TCP) Exchange(ctx context.Context, message []byte) ([]byte, error) {
+	if _, err := t.conn.WriteContext(ctx, append(binary.BigEndian.AppendUint16(nil, uint16(len(message))), message...)); err != nil {
+		return nil, fmt.Errorf("send over TCP: %w", cause(err))
+	}
+	stream := reader{ctx, t.conn}
+	var length [2]byte
+	if _, err := io.ReadFull(stream, length[:]); err != nil {
+		return nil, fmt.Errorf("receive over TCP: %w", cause(err))
+	}
+	answer := make([]byte, binary.BigEndian.Uint16(length[:]))
+	if _, err := io.ReadFull(stream, answer); err != nil {
+		return nil, fmt.Errorf("receive over TCP: %w", cause(err))
+	}
+	return answer, nil
+}
+
+// reader reads a connection until a context is done.
+type reader struct {
+	ctx  context.Context
+	conn *socket.Conn
+}
+
+func (r reader) Read(b []byte) (int, error) {
+	n, err := r.conn.ReadContext(r.ctx, b)
+	if n == 0 && err == nil && len(b) > 0 {
+		err = io.EOF
+	}
+	return n, err
 }
 
 // Abort closes the connection with a RST, so that the kernel does not go on for

@@ -51,5 +51,19 @@ func (u *UDP) Send(ctx context.Context) error {
 	return nil
 }
 
+// Receive waits for a datagram that is accepted, from whomever, and returns it.
+func (u *UDP) Receive(ctx context.Context, accept func([]byte) bool) ([]byte, error) {
+	buffer := make([]byte, 1<<16)
+	for {
+		n, _, err := u.conn.Recvfrom(ctx, buffer, 0)
+		if err != nil {
+			return nil, fmt.Errorf("receive datagram: %w", cause(err))
+		}
+		if accept(buffer[:n]) {
+			return buffer[:n], nil
+		}
+	}
+}
+
 // Close releases the socket. It may be called twice.
 func (u *UDP) Close() error { return u.conn.Close() }

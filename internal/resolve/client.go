@@ -36,8 +36,8 @@ const (
 
 // client asks the servers of one resolv.conf.
 type client struct {
-	ns   *netns.NS
-	conf resolvConf
+	config Config
+	conf   resolvConf
 	// failure collects what was said, for the error.
 	failure *Error
 }
@@ -52,7 +52,7 @@ func (c *client) ask(ctx context.Context, name dnsmessage.Name, kind dnsmessage.
 			if ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled) {
 				return nil, server, ctx.Err()
 			}
-			said := Said{Server: server, Question: strings.TrimSuffix(name.String(), ".")}
+			said := Said{Server: server, Question: strings.TrimSuffix(name.String(), "."), Type: typeName(kind)}
 			if err != nil {
 				said.Answer = c.explain(err)
 				c.failure.Said = append(c.failure.Said, said)
@@ -64,7 +64,7 @@ func (c *client) ask(ctx context.Context, name dnsmessage.Name, kind dnsmessage.
 			switch answer.code {
 			case dnsmessage.RCodeSuccess:
 				if len(answer.addresses) == 0 {
-					said.Answer = "no record of type " + strings.TrimPrefix(kind.String(), "Type")
+					said.Answer = "no record of type " + typeName(kind)
 					c.failure.Said = append(c.failure.Said, said)
 				}
 				return answer.addresses, server, nil
@@ -133,7 +133,7 @@ func (c *client) exchange(ctx context.Context, server netip.Addr, question dnsme
 	return got, err
 }
 
-func (c *client) once(ctx context.Context, network string, server netip.Addr, question dnsmessage.Question, edns bool) (answer, error) {
+func (c *client) once(ctx context.Context, network string, server netip.Addr, question dnsmessage.Question, edns bool) (got answer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.conf.timeout)
 	defer cancel()
 	id := randomID()
@@ -141,9 +141,52 @@ func (c *client) once(ctx context.Context, network string, server netip.Addr, qu
 	if err != nil {
 		return answer{}, fmt.Errorf("make a DNS query: %w", err)
 	}
-	conn, err := dial(ctx, c.ns, network, server)
+	// What is not the answer to this question was sent by somebody else.
+	accept := func(message []byte) bool {
+		parsed, ok := parse(message, id, question)
+		if ok {
+			got = parsed
+		}
+		return ok
+	}
+	ask := c.config.Ask
+	if ask == nil {
+		ask = c.send
+	}
+	_, err = ask(ctx, network, server, query, accept)
+	if c.config.Heard != nil {
+		c.config.Heard(Said{
+			Server: server, Question: strings.TrimSuffix(question.Name.String(), "."), Type: typeName(question.Type),
+			Addresses: got.addresses, Answer: c.words(got, question.Type, err),
+		})
+	}
+	return got, err
+}
+
+// words say what became of a query that gave no address; empty when it did.
+func (c *client) words(got answer, kind dnsmessage.Type, err error) string {
+	switch {
+	case err != nil:
+		return c.explain(err)
+	case got.truncated:
+		return "truncated: the answer does not fit into a datagram"
+	case got.code == dnsmessage.RCodeNameError:
+		return "NXDOMAIN"
+	case got.code != dnsmessage.RCodeSuccess:
+		return codeText(got.code)
+	case len(got.addresses) == 0:
+		return "no record of type " + typeName(kind)
+	}
+	return ""
+}
+
+func typeName(kind dnsmessage.Type) string { return strings.TrimPrefix(kind.String(), "Type") }
+
+// send asks over a socket of its own.
+func (c *client) send(ctx context.Context, network string, server netip.Addr, query []byte, accept func([]byte) bool) ([]byte, error) {
+	conn, err := dial(ctx, c.config.Source.NetNS, network, server)
 	if err != nil {
-		return answer{}, err
+		return nil, err
 	}
 	defer conn.Close() //nolint:errcheck // the answer was read, or nothing
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
@@ -152,20 +195,19 @@ func (c *client) once(ctx context.Context, network string, server netip.Addr, qu
 		query = append(binary.BigEndian.AppendUint16(nil, uint16(len(query))), query...)
 	}
 	if _, err := conn.Write(query); err != nil {
-		return answer{}, err
+		return nil, err
 	}
 	buffer := make([]byte, 1<<16)
 	for {
 		n, err := read(conn, network, buffer)
 		if err != nil {
-			return answer{}, err
+			return nil, err
 		}
-		// What is not the answer to this question was sent by somebody else.
-		if got, ok := parse(buffer[:n], id, question); ok {
-			return got, nil
+		if accept(buffer[:n]) {
+			return buffer[:n], nil
 		}
 		if network == "tcp" {
-			return answer{}, errors.New("an answer that cannot be understood")
+			return nil, errors.New("an answer that cannot be understood")
 		}
 	}
 }

@@ -84,6 +84,27 @@ func parseResolvConf(content []byte) resolvConf {
 	return conf
 }
 
+// parseExtServers returns the servers of a comment that Docker writes into a
+// container's resolv.conf (libnetwork/internal/resolvconf in moby), as in
+// "# ExtServers: [192.0.2.53 host(127.0.0.53)]": those with host are asked from
+// the host's namespace. A name in it that is no address counts for nothing.
+func parseExtServers(content []byte) []netip.Addr {
+	var servers []netip.Addr
+	for line := range bytes.Lines(content) {
+		_, list, found := strings.Cut(string(line), "# ExtServers: [")
+		if !found {
+			continue
+		}
+		for word := range strings.FieldsSeq(strings.TrimRight(list, "]\n\r ")) {
+			server, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(word, "host("), ")"))
+			if err == nil && len(servers) < maxServers {
+				servers = append(servers, server.Unmap())
+			}
+		}
+	}
+	return servers
+}
+
 func (c *resolvConf) option(option string) {
 	name, value, _ := strings.Cut(option, ":")
 	number, err := strconv.Atoi(value)

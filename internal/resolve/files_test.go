@@ -108,3 +108,22 @@ func FuzzParseResolvConf(f *testing.F) {
 		}
 	})
 }
+
+// Docker writes the servers that its own one asks as a comment.
+func TestParseExtServers(t *testing.T) {
+	for conf, want := range map[string][]string{
+		"nameserver 127.0.0.11\noptions ndots:0\n\n# Based on host file: '/etc/resolv.conf' (internal resolver)\n# ExtServers: [192.0.2.53 host(127.0.0.53)]\n": {"192.0.2.53", "127.0.0.53"},
+		"# ExtServers: [host(2001:db8::53) nobody]":       {"2001:db8::53"},
+		"# ExtServers: []":                                nil,
+		"nameserver 192.0.2.1":                            nil,
+		"# ExtServers: [1.1.1.1 2.2.2.2 3.3.3.3 4.4.4.4]": {"1.1.1.1", "2.2.2.2", "3.3.3.3"},
+	} {
+		var got []string
+		for _, a := range parseExtServers([]byte(conf)) {
+			got = append(got, a.String())
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", conf, got, want)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,6 +55,20 @@ type Config struct {
 	Want Family
 	// Timeout bounds the whole lookup; 0 means 15 s.
 	Timeout time.Duration
+	// Files are what the source's files say; nil has them read.
+	Files *Files
+	// Server is asked in place of those that the files name, and what else they say
+	// of names does not count; invalid means that it does.
+	Server netip.Addr
+	// Wait is how long each answer is waited for; 0 means as long as the files say.
+	Wait time.Duration
+	// Once asks each server once for each question, whatever the files say.
+	Once bool
+	// Ask sends a query over "udp" or "tcp" to port 53 of a server, and returns the
+	// first answer that is accepted; nil has Lookup do it over sockets of its own.
+	Ask func(ctx context.Context, network string, server netip.Addr, query []byte, accept func([]byte) bool) ([]byte, error)
+	// Heard is told what became of each query; nil tells nobody.
+	Heard func(Said)
 }
 
 // Result is the address of a name.
@@ -98,9 +113,11 @@ type Error struct {
 // Said is what one name server answered to one question.
 type Said struct {
 	Server netip.Addr
-	// Question is the name that was asked for.
-	Question string
-	// Answer is "NXDOMAIN", "REFUSED", "no answer within 5s",
+	// Question is the name that was asked for, Type the type of record ("AAAA").
+	Question, Type string
+	// Addresses are those in the answer.
+	Addresses []netip.Addr
+	// Answer is empty when there are some; otherwise "NXDOMAIN", "REFUSED", "no answer within 5s",
 	// "network is unreachable", …
 	Answer string
 }
@@ -149,11 +166,14 @@ func (e *Error) Error() string {
 // said lists what the servers said, each different answer once.
 func (e *Error) said() string {
 	var parts []string
-	known := make(map[Said]bool)
+	from := ""
+	if e.Path != "" {
+		from = fmt.Sprintf(" (from %s)", e.Path)
+	}
 	for _, said := range e.Said {
-		if !known[said] {
-			known[said] = true
-			parts = append(parts, fmt.Sprintf("%s (from %s), asked for %q: %s", said.Server, e.Path, said.Question, said.Answer))
+		text := fmt.Sprintf("%s%s, asked for %q: %s", said.Server, from, said.Question, said.Answer)
+		if !slices.Contains(parts, text) {
+			parts = append(parts, text)
 		}
 	}
 	if len(parts) == 0 {
@@ -176,21 +196,27 @@ func Lookup(ctx context.Context, config Config) (Result, error) {
 	if !isHostName(config.Name) {
 		return Result{}, fmt.Errorf("%q is neither an address nor a host name", config.Name)
 	}
-	content, _, err := config.Source.ReadEtc("hosts")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return Result{}, fmt.Errorf("read the hosts file of %s: %w", config.Source.Name, err)
+	var files Files
+	var err error
+	if config.Files != nil {
+		files = *config.Files
+	} else if files, err = ReadFiles(config.Source, config.Name); err != nil {
+		return Result{}, err
 	}
-	known := parseHosts(content, config.Name)
-	if address := choose(config, known); address.IsValid() {
+	if config.Server.IsValid() {
+		files = Files{conf: resolvConf{servers: []netip.Addr{config.Server}, timeout: files.conf.timeout, attempts: files.conf.attempts}}
+	}
+	if config.Wait > 0 {
+		files.conf.timeout = config.Wait
+	}
+	if config.Once {
+		files.conf.attempts = 1
+	}
+	if address := choose(config, files.Hosts); address.IsValid() {
 		return Result{Address: address.WithZone(""), Zone: address.Zone(), How: "hosts file"}, nil
 	}
-	content, path, err := config.Source.ReadEtc("resolv.conf")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return Result{}, fmt.Errorf("read the resolv.conf of %s: %w", config.Source.Name, err)
-	}
-	conf := parseResolvConf(content)
-	failure := &Error{Name: config.Name, Source: config.Source.Name, Want: config.Want, Path: path}
-	client := &client{ns: config.Source.NetNS, conf: conf, failure: failure}
+	failure := &Error{Name: config.Name, Source: config.Source.Name, Want: config.Want, Path: files.Path}
+	client := &client{config: config, conf: files.conf, failure: failure}
 	addresses, server, err := client.lookup(ctx, config)
 	if err != nil {
 		return Result{}, err
@@ -198,10 +224,53 @@ func Lookup(ctx context.Context, config Config) (Result, error) {
 	if address := choose(config, addresses); address.IsValid() {
 		return Result{Address: address, How: "DNS server " + server.String(), Server: server}, nil
 	}
-	if others := append(known, addresses...); len(others) > 0 {
+	if others := append(files.Hosts, addresses...); len(others) > 0 {
 		failure.Kind, failure.Other = NoAddress, others[0]
 	}
 	return Result{}, failure
+}
+
+// Files are what the source's own files say about a name and about whom to ask
+// for it.
+type Files struct {
+	// Hosts are the addresses that the hosts file gives the name, HostsPath is
+	// that file.
+	Hosts     []netip.Addr
+	HostsPath string
+	// Path is the resolv.conf, which need not exist, and Servers those that it
+	// names, at most three; one on the source itself when it names none.
+	Path    string
+	Servers []netip.Addr
+	// Timeout is how long it lets one answer be waited for.
+	Timeout time.Duration
+	// Behind are the servers that Docker says, in a comment, that its own one
+	// asks.
+	Behind []netip.Addr
+
+	conf resolvConf
+}
+
+// ReadFiles reads the hosts file and the resolv.conf of a source. A missing file
+// says nothing.
+func ReadFiles(source *container.Source, name string) (Files, error) {
+	content, hosts, err := source.ReadEtc("hosts")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Files{}, fmt.Errorf("read the hosts file of %s: %w", source.Name, err)
+	}
+	conf, path, err := source.ReadEtc("resolv.conf")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Files{}, fmt.Errorf("read the resolv.conf of %s: %w", source.Name, err)
+	}
+	files := ParseFiles(name, content, conf)
+	files.HostsPath, files.Path = hosts, path
+	return files, nil
+}
+
+// ParseFiles reads what the content of both files says of a name.
+func ParseFiles(name string, hosts, conf []byte) Files {
+	files := Files{HostsPath: "/etc/hosts", Path: "/etc/resolv.conf", Hosts: parseHosts(hosts, name), conf: parseResolvConf(conf)}
+	files.Servers, files.Timeout, files.Behind = files.conf.servers, files.conf.timeout, parseExtServers(conf)
+	return files
 }
 
 // literal handles a name that is an address.
@@ -225,6 +294,18 @@ func literal(config Config) (result Result, done bool, err error) {
 		return Result{}, true, fmt.Errorf("%s is link-local: name the interface as well, as in %s%%eth0", address, address)
 	}
 	return result, true, nil
+}
+
+// CheckName says why a name cannot be looked up: it is an address already, or no
+// host name.
+func CheckName(name string) error {
+	if _, err := netip.ParseAddr(name); err == nil {
+		return fmt.Errorf("%q is an address: there is no name to look up", name)
+	}
+	if !isHostName(name) {
+		return fmt.Errorf("%q is not a host name", name)
+	}
+	return nil
 }
 
 // isHostName reports whether text may be asked for: labels of 1 to 63 bytes

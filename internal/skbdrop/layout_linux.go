@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf/btf"
 )
@@ -16,6 +17,22 @@ type layout struct {
 	// of struct dst_entry, sock, net_device and net
 	dstDev, sockNet, devIndex, devNet, netInode int32
 	reasons                                     map[uint32]string
+}
+
+// kernelLayout is that of the running kernel. Reading it takes most of the time
+// that opening a sensor does, and a process does it once.
+var kernelLayout = sync.OnceValues(loadLayout)
+
+func loadLayout() (*layout, error) {
+	spec, err := btf.LoadKernelSpec()
+	if err != nil {
+		return nil, &NotSupportedError{Feature: "BTF (CONFIG_DEBUG_INFO_BTF)", Err: err}
+	}
+	l, err := readLayout(spec)
+	if err != nil {
+		return nil, &NotSupportedError{Feature: "drop reasons (Linux 5.17)", Err: err}
+	}
+	return l, nil
 }
 
 // readLayout takes all of it from the kernel's own type information.

@@ -60,8 +60,8 @@ type assembler struct {
 	labels int
 }
 
-// maps are the descriptors that the program refers to.
-type maps struct{ ring, lost, format int }
+// descriptors are those that the program refers to.
+type descriptors struct{ ring, lost, format, namespaces int }
 
 func (a *assembler) add(code ...asm.Instruction) { a.code = append(a.code, code...) }
 
@@ -71,7 +71,7 @@ func (a *assembler) label(name string) {
 }
 
 // program selects the traced flow and sends a record for each of its drops.
-func (a *assembler) program(m maps) asm.Instructions {
+func (a *assembler) program(m descriptors) asm.Instructions {
 	a.add(asm.Mov.Reg(args, asm.R1), asm.LoadMem(skb, args, 0, asm.DWord))
 	a.add(asm.Mov.Imm(asm.R0, 0))
 	for at := transport; at < 0; at += 8 {
@@ -96,8 +96,12 @@ func (a *assembler) program(m maps) asm.Instructions {
 		asm.JEq.Imm(asm.R1, 6, "IPv6"),
 		asm.Ja.Label("out"),
 	)
-	a.ipv4()
-	a.ipv6()
+	if a.config.All {
+		a.add(asm.Ja.Label("send").WithSymbol("IPv4"), asm.Ja.Label("send").WithSymbol("IPv6"))
+	} else {
+		a.ipv4()
+		a.ipv6()
+	}
 	a.send(m)
 	a.add(asm.Mov.Imm(asm.R0, 0).WithSymbol("out"), asm.Return())
 	return a.code
@@ -217,7 +221,7 @@ func (a *assembler) flow(icmp packet.Proto) {
 }
 
 // send fills the record and puts it into the ring, or counts it as lost.
-func (a *assembler) send(m maps) {
+func (a *assembler) send(m descriptors) {
 	a.add(
 		asm.FnKtimeGetNs.Call().WithSymbol("send"),
 		asm.StoreMem(asm.RFP, record+recordTime, asm.R0, asm.DWord),
@@ -249,9 +253,18 @@ func (a *assembler) send(m maps) {
 	a.pointer(skb, a.sock, "namespace")
 	a.pointer(at, a.sockNet, "namespace")
 	a.read(record+recordNetNS, at, a.netInode, 4, "namespace")
+	a.label("namespace")
 	a.add(
+		// Most of a machine is of no concern. Netlink messages are freed by
+		// kfree_skb as well, thousands at once when a ruleset is loaded: they look
+		// like any packet, and have no namespace.
+		asm.LoadMapPtr(asm.R1, m.namespaces),
+		asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, record+recordNetNS),
+		asm.FnMapLookupElem.Call(),
+		asm.JEq.Imm(asm.R0, 0, "out"),
+
 		// The kernel itself knows best what function the location is in.
-		asm.LoadMem(asm.R1, asm.RFP, record+recordLocation, asm.DWord).WithSymbol("namespace"),
+		asm.LoadMem(asm.R1, asm.RFP, record+recordLocation, asm.DWord),
 		asm.StoreMem(asm.RFP, scratch, asm.R1, asm.DWord),
 		asm.Mov.Reg(asm.R1, asm.RFP), asm.Add.Imm(asm.R1, record+recordFunction),
 		asm.Mov.Imm(asm.R2, functionSize),

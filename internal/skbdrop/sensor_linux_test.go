@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -435,17 +436,52 @@ func TestOthers(t *testing.T) {
 	}
 }
 
+// small opens a sensor for the router whose ring has room for few drops, and
+// which nobody reads.
+func small(t *testing.T, l *line, config Config) *Sensor {
+	t.Helper()
+	config.Namespaces, config.Buffer = map[uint32]string{uint32(l.router.ID()): "router"}, os.Getpagesize()
+	s, err := Open(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() }) // for the second time in some tests
+	return s
+}
+
+// TestNetlink loads thousands of rules in a namespace that is watched. The kernel
+// frees its messages about them as it frees packets, and none is taken for one.
+func TestNetlink(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	testenv.Tool(t, "nft")
+	for name, config := range map[string]Config{"flow": {Proto: packet.TCP, Ports: []uint16{1}}, "all": {All: true}} {
+		t.Run(name, func(t *testing.T) {
+			s := small(t, l, config)
+			rules := fmt.Sprintf("add table inet for_%s\nadd chain inet for_%[1]s c\n", name)
+			for i := range 2000 { // messages of all lengths: what begins one may look like the version of IP
+				rules += fmt.Sprintf("add rule inet for_%s c tcp dport %d comment \"%s\"\n", name, i+1, strings.Repeat("x", i%100))
+			}
+			file := filepath.Join(t.TempDir(), "rules")
+			if err := os.WriteFile(file, []byte(rules), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			within(t, l.router, func() error { return run("nft", "-f", file) })
+			// The router's own multicast may be dropped meanwhile, too.
+			if stats := s.Stats(); stats.Lost > 10 {
+				t.Errorf("%d drops were lost", stats.Lost)
+			}
+		})
+	}
+}
+
 // TestLost has the ring overflow. The losses are counted, and the sensor works
 // on.
 func TestLost(t *testing.T) {
 	t.Parallel()
 	l := newLine(t)
 	p := ping(t, l.source, nowhere)
-	s, err := Open(Config{Proto: packet.ICMP, Nonce: p.Nonce, Buffer: os.Getpagesize()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close() //nolint:errcheck // closed below
+	s := small(t, l, Config{Proto: packet.ICMP, Nonce: p.Nonce})
 	const sent = 100
 	for i := range sent {
 		if err := p.Send(t.Context(), uint16(i)); err != nil {
@@ -538,6 +574,9 @@ func FuzzDecode(f *testing.F) {
 func BenchmarkOpen(b *testing.B) {
 	testenv.Root(b)
 	for b.Loop() {
+		if _, err := loadLayout(); err != nil { // Open does it once in a process
+			b.Fatal(err)
+		}
 		s, err := Open(Config{Proto: packet.ICMP, Nonce: make([]byte, nonceSize)})
 		if err != nil {
 			b.Fatal(err)
@@ -548,4 +587,41 @@ func BenchmarkOpen(b *testing.B) {
 		}
 		b.StartTimer()
 	}
+}
+
+// TestAll shows that with All every drop of the named namespaces is delivered, of
+// whatever flow, and none of others; and that one can be named later.
+func TestAll(t *testing.T) {
+	t.Parallel()
+	l, other := newLine(t), newLine(t)
+	s, drops, stop := watch(t, l, Config{All: true})
+	stranger, own := ping(t, other.source, nowhere), ping(t, l.source, nowhere)
+	send(t, stranger)
+	send(t, own)
+	ofRouter := func(p *probe.Ping) func(Drop) bool {
+		return func(d Drop) bool { return d.Header.Tuple == p.Tuple() && d.Mechanism() == "IP_INNOROUTES@ip_error" }
+	}
+	if d := drops.wait(t, ofRouter(own)); d.NetNS != "router" {
+		t.Errorf("dropped in %q, want router", d.NetNS)
+	}
+	udp, err := probe.NewUDP(probe.Config{NetNS: l.source, Target: netip.MustParseAddr(nowhere6), Port: 9}, []byte("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = udp.Close() })
+	if err := udp.Send(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	drops.wait(t, func(d Drop) bool { return d.Header.Tuple == udp.Tuple() && d.NetNS == "router" })
+	if slices.ContainsFunc(drops.copy(), ofRouter(stranger)) {
+		t.Error("a drop was delivered of a namespace that nobody named")
+	}
+	if err := s.Add(uint32(other.router.ID()), "other"); err != nil {
+		t.Fatal(err)
+	}
+	send(t, stranger)
+	if d := drops.wait(t, ofRouter(stranger)); d.NetNS != "other" {
+		t.Errorf("dropped in %q, want other", d.NetNS)
+	}
+	stop()
 }

@@ -4,8 +4,8 @@
 // for a look at its header where it is dropped, and for nothing else.
 //
 // It needs Linux 5.17 with BTF, and CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN)
-// in the initial user namespace. One sensor sees every network namespace of
-// the machine. On the host it changes nothing: program and buffer belong to
+// in the initial user namespace. One sensor sees any number of network
+// namespaces. On the host it changes nothing: program and buffer belong to
 // descriptors and are gone when these close.
 package skbdrop
 
@@ -23,8 +23,7 @@ import (
 // deliver. It is the end of the packet only when nothing saw it afterwards:
 // copies made for floods and taps end, too.
 type Drop struct {
-	// NetNS is the namespace's name, empty when it is none of those that the
-	// sensor was told of.
+	// NetNS is the namespace's name, as the sensor was told it.
 	NetNS string
 	// Time is the kernel's, on the wall clock of packet captures. The kernel
 	// stamps it with its monotonic clock; it is converted with the distance of

@@ -6,6 +6,7 @@ package testenv
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"testing"
@@ -51,6 +52,50 @@ func Tool(t testing.TB, name string) string {
 	return path
 }
 
+// SharedData returns the folder of published captures and logs with known truth,
+// ../shared/data beside the module, and skips the test where it is absent.
+func SharedData(t testing.TB) string {
+	t.Helper()
+	data := filepath.Join(module(t), "..", "shared", "data")
+	if _, err := os.Stat(data); err != nil {
+		Skip(t, "no published data at ../shared/data: "+err.Error())
+	}
+	return data
+}
+
+// Peers returns the root tree with the programs that pathtrace meets on real
+// hosts, which scripts/peers.sh unpacks, and skips the test where it is absent
+// and for all but root, who alone can run them.
+func Peers(t testing.TB) string {
+	t.Helper()
+	Root(t)
+	Privileged(t)
+	tree := filepath.Join(module(t), "build", "peers", "root")
+	if _, err := os.Stat(tree); err != nil {
+		Skip(t, "no real container engines, firewalls and VPNs (make peers unpacks them): "+err.Error())
+	}
+	return tree
+}
+
+// module returns the module's folder.
+func module(t testing.TB) string {
+	t.Helper()
+	root, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(root, "go.mod")); err == nil {
+			return root
+		}
+		parent := filepath.Dir(root)
+		if parent == root {
+			t.Fatal("the test does not run in its module")
+		}
+		root = parent
+	}
+}
+
 // Privileged skips the test unless the process may create a network namespace
 // and a veth pair in it: as root, or as root of a user namespace.
 func Privileged(t testing.TB) {
@@ -70,3 +115,24 @@ func Root(t testing.TB) {
 		t.Skip("needs root outside of user namespaces")
 	}
 }
+
+// Ordinary skips a test for root: the run as an ordinary user has it. It is for
+// tests that are many and take long, and for which it makes no difference.
+func Ordinary(t testing.TB) {
+	t.Helper()
+	if initialUser() {
+		t.Skip("left to the run as an ordinary user")
+	}
+}
+
+// LeftToRoot skips a test for an ordinary user: the run as root has it. It is for
+// tests of which others that he has prove as much in a user namespace.
+func LeftToRoot(t testing.TB) {
+	t.Helper()
+	if !initialUser() {
+		t.Skip("left to the run as root")
+	}
+}
+
+// IsRoot reports whether this is the run as root.
+func IsRoot() bool { return initialUser() }

@@ -26,6 +26,10 @@ type candidate struct {
 	inode uint64
 	path  string
 	ns    *netns.NS
+	// pid is as in Namespace. unnamed says that the name tells people nothing: it
+	// is that of a process, or one that an engine has made up.
+	pid     int
+	unnamed bool
 	// owned says that the descriptor is ours to close, gone that it could not
 	// be opened.
 	owned, gone bool
@@ -68,7 +72,7 @@ func findCandidates(directory string) []*candidate {
 	add := func(inode uint64, name, path string) {
 		if !known[inode] {
 			known[inode] = true
-			found = append(found, &candidate{name: name, inode: inode, path: path})
+			found = append(found, &candidate{name: name, inode: inode, path: path, unnamed: madeUp(name)})
 		}
 	}
 	bound := func(directory string, add func(inode uint64, name, path string)) {
@@ -95,6 +99,12 @@ func findCandidates(directory string) []*candidate {
 	}
 	bound(dockerDir, func(inode uint64, name, path string) { add(inode, "docker "+name, path) })
 	return found
+}
+
+// madeUp reports whether a name is that of a process or of Docker's namespaces, or
+// one that Podman (netns-) or network plugins of Kubernetes (cni-) have made up.
+func madeUp(name string) bool {
+	return slices.ContainsFunc([]string{"pid ", "docker ", "netns-", "cni-"}, func(begin string) bool { return strings.HasPrefix(name, begin) })
 }
 
 // processes returns the pids that are visible, the lowest first.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/container"
 	"github.com/pathtrace/pathtrace/internal/netns"
 )
 
@@ -33,6 +34,10 @@ type Config struct {
 	// RunNetNS is the directory of the named namespaces; empty means
 	// /run/netns.
 	RunNetNS string
+	// Containers lists the containers that run. It is asked once, when a namespace
+	// without a name of its own is looked into, which then has the name of a
+	// container in it; nil knows none.
+	Containers func() ([]container.Running, error)
 }
 
 // maxSegment is how many namespaces are looked into to find the owner of one
@@ -105,7 +110,7 @@ func (h *Handles) Reread() *Snapshot {
 	for i, p := range w.way {
 		before := &p.namespace
 		now := &again.Namespaces[i]
-		*now = Namespace{Name: before.Name, ID: before.ID}
+		*now = Namespace{Name: before.Name, ID: before.ID, PID: before.PID}
 		var problems []error
 		if _, err := p.reader.look(now); err != nil {
 			problems = append(problems, err)
@@ -162,10 +167,13 @@ type walker struct {
 	candidates   []*candidate
 	// find lists the rest of the candidates when a link leads to none of those
 	// known; nil when that was done.
-	find    func() []*candidate
-	places  []*place
-	way     []*place
-	visited map[visit]bool
+	find func() []*candidate
+	// containers are Config.Containers, running what it said.
+	containers func() ([]container.Running, error)
+	running    []container.Running
+	places     []*place
+	way        []*place
+	visited    map[visit]bool
 	// here is the inode of the namespace that the process is in.
 	here uint64
 	// back says that an answer is followed.
@@ -201,6 +209,7 @@ func (w *walker) begin(config Config) error {
 		return err
 	}
 	w.here = here.ID()
+	w.containers = config.Containers
 	host := &candidate{name: HostName, ns: here, owned: true}
 	if config.Host != nil {
 		host.ns, host.owned = config.Host, false
@@ -284,9 +293,10 @@ func (w *walker) enter(c *candidate) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
+	w.nameContainer(c)
 	place := &place{
 		from: c, reader: reader, beyond: make(map[int]*candidate),
-		namespace: Namespace{Name: c.name, ID: c.inode},
+		namespace: Namespace{Name: c.name, ID: c.inode, PID: c.pid},
 	}
 	if place.wires, err = reader.look(&place.namespace); err != nil {
 		reader.close()
@@ -294,6 +304,27 @@ func (w *walker) enter(c *candidate) (*place, error) {
 	}
 	w.places = append(w.places, place)
 	return place, nil
+}
+
+// nameContainer gives a namespace that has no name of its own that of a container
+// in it.
+func (w *walker) nameContainer(c *candidate) {
+	if !c.unnamed {
+		return
+	}
+	if w.containers != nil {
+		var err error
+		if w.running, err = w.containers(); err != nil {
+			w.problem("list the containers: %v", err)
+		}
+		w.containers = nil
+	}
+	for _, running := range w.running {
+		if running.NetNS == c.inode {
+			c.name, c.pid, c.unnamed = running.Name, running.PID, false
+			return
+		}
+	}
 }
 
 // include puts a namespace on the way and reads all of it.
@@ -451,44 +482,99 @@ func (w *walker) segment(ctx context.Context, p *place, link *Link, address neti
 			}
 			continue
 		}
-		far, arrived := w.across(out)
-		if far == nil {
-			continue
+		arrivals, err := w.arrivals(ctx, out)
+		if err != nil {
+			return nil, "", err
 		}
-		if out.link.Lower != nil {
-			// Below a macvlan or VLAN the frame leaves again.
-			push(end{place: far, crossed: append(slices.Clone(out.crossed), far)}, arrived)
+		for _, a := range arrivals {
+			far, arrived := a.place, a.link
+			if out.link.Lower != nil {
+				// Below a macvlan or VLAN the frame leaves again.
+				push(end{place: far, crossed: append(slices.Clone(out.crossed), far)}, arrived)
+				if first == nil {
+					first = far
+				}
+				continue
+			}
+			visited[seen{far, arrived.Index}] = true
+			crossed := append(slices.Clone(out.crossed), far)
 			if first == nil {
 				first = far
 			}
-			continue
-		}
-		visited[seen{far, arrived.Index}] = true
-		crossed := append(slices.Clone(out.crossed), far)
-		if first == nil {
-			first = far
-		}
-		by := arrived
-		if arrived.Bridge != "" {
-			by = far.namespace.Link(arrived.Bridge)
-		} else if len(out.crossed) == 0 {
-			// Whether it is a proxy. (include reports what cannot be read.)
-			_ = far.reader.settings(&far.namespace)
-		}
-		if by != nil && far.namespace.answers(address, by, hardware) {
-			for _, place := range crossed {
-				w.include(place)
+			by := arrived
+			if arrived.Bridge != "" {
+				by = far.namespace.Link(arrived.Bridge)
+			} else if len(out.crossed) == 0 {
+				// Whether it is a proxy. (include reports what cannot be read.)
+				_ = far.reader.settings(&far.namespace)
 			}
-			return far, by.Name, nil
-		}
-		if arrived.Bridge != "" {
-			push(end{place: far, crossed: crossed}, by)
+			if by != nil && far.namespace.answers(address, by, hardware) {
+				for _, place := range crossed {
+					w.include(place)
+				}
+				return far, by.Name, nil
+			}
+			if arrived.Bridge != "" {
+				push(end{place: far, crossed: crossed}, by)
+			}
 		}
 	}
 	if first != nil {
 		w.include(first)
 	}
 	return nil, "", nil
+}
+
+// arrivals are the links that a frame may arrive at: that at the other end of a
+// cable, or those at the other ends of a VXLAN. The way to these is that of the
+// packets that carry it, so what is on it is looked into as well.
+func (w *walker) arrivals(ctx context.Context, out end) ([]end, error) {
+	if out.link.Tunnel == nil {
+		far, arrived := w.across(out)
+		if far == nil {
+			return nil, nil
+		}
+		return []end{{place: far, link: arrived}}, nil
+	}
+	var all []end
+	var asked []netip.Addr
+	for _, remote := range out.link.Tunnel.Remotes {
+		if slices.Contains(asked, remote.Address) || len(asked) == maxRemotes {
+			continue
+		}
+		asked = append(asked, remote.Address)
+		for _, place := range out.crossed {
+			w.include(place)
+		}
+		if err := w.carry(ctx, out.place, remote.Address); err != nil {
+			return nil, err
+		}
+		for _, far := range w.way {
+			if far == out.place || far.namespace.Local(remote.Address) == nil {
+				continue
+			}
+			for i := range far.namespace.Links {
+				link := &far.namespace.Links[i]
+				if t := link.Tunnel; t != nil && t.ID == out.link.Tunnel.ID && t.Port == out.link.Tunnel.Port {
+					all = append(all, end{place: far, link: link})
+				}
+			}
+		}
+	}
+	return all, nil
+}
+
+// maxRemotes bounds how many other ends of a tunnel are gone to for one address.
+const maxRemotes = 64
+
+// carry follows a tunnel's own packets to its other end. Their steps are not those
+// of the packet that is followed.
+func (w *walker) carry(ctx context.Context, p *place, remote netip.Addr) error {
+	back, origin := w.back, w.origin
+	w.back = true
+	defer func() { w.back, w.origin = back, origin }()
+	w.origin = netip.Addr{}
+	return w.walk(ctx, p, "", remote, "")
 }
 
 // ports returns the ports of a bridge. Those that lead to namespaces which were

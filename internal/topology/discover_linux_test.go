@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/container"
 	"github.com/pathtrace/pathtrace/internal/netns"
 	"github.com/pathtrace/pathtrace/internal/testenv"
 	"github.com/vishvananda/netlink"
@@ -297,7 +298,8 @@ func TestExtend(t *testing.T) {
 	}
 }
 
-// TestDiscoverProcess finds a namespace that has no name by its process.
+// TestDiscoverProcess finds a namespace that has no name by its process, and calls
+// it by the container that it belongs to.
 func TestDiscoverProcess(t *testing.T) {
 	testenv.Privileged(t)
 	process := exec.Command("sleep", "600")
@@ -319,6 +321,44 @@ func TestDiscoverProcess(t *testing.T) {
 	snapshot, _ := discover(t, Config{Host: host.NS, Target: netip.MustParseAddr("10.0.0.2")})
 	if got := names(snapshot); len(got) != 2 || !strings.HasPrefix(got[1], "pid ") || snapshot.Namespaces[1].ID != ns.ID() {
 		t.Errorf("namespaces %q", got)
+	}
+
+	for _, tt := range []struct {
+		title   string
+		running []container.Running
+		want    string
+		pid     int
+	}{
+		{"known", []container.Running{{Name: "other", PID: 1, NetNS: 1}, {Name: "web", PID: 7, NetNS: ns.ID()}, {Name: "sidecar", PID: 8, NetNS: ns.ID()}}, "web", 7},
+		{"called as the host is", []container.Running{{Name: HostName, PID: 7, NetNS: ns.ID()}}, "host #2", 7},
+		{"unknown", []container.Running{{Name: "other", PID: 1, NetNS: 1}}, snapshot.Namespaces[1].Name, 0},
+	} {
+		t.Run(tt.title, func(t *testing.T) {
+			asked := 0
+			named, handles := discover(t, Config{Host: host.NS, Target: netip.MustParseAddr("10.0.0.2"), Containers: func() ([]container.Running, error) {
+				asked++
+				return tt.running, nil
+			}})
+			if got := names(named); len(got) != 2 || got[1] != tt.want || named.Namespaces[1].PID != tt.pid || asked != 1 {
+				t.Errorf("namespaces %q, pid %d, asked %d times", got, named.Namespaces[1].PID, asked)
+			}
+			if handles.Get(tt.want) == nil || named.Namespaces[0].Link("veth0").Peer.NetNS != tt.want {
+				t.Errorf("%s cannot be found by its name: %+v", tt.want, named.Namespaces[0].Link("veth0").Peer)
+			}
+		})
+	}
+
+	refused, handles, err := Discover(t.Context(), Config{Host: host.NS, Target: netip.MustParseAddr("10.0.0.2"), Containers: func() ([]container.Running, error) {
+		return nil, errors.New("docker is busy")
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := handles.Close(); err != nil {
+		t.Error(err)
+	}
+	if want := []string{"list the containers: docker is busy"}; !slices.Equal(refused.Problems, want) {
+		t.Errorf("problems %q, want %q", refused.Problems, want)
 	}
 }
 

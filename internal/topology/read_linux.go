@@ -185,6 +185,9 @@ func (r *reader) look(n *Namespace) (map[int]wire, error) {
 			n.Links[i].VRF = n.Links[master].Name
 		}
 	}
+	if err := r.tunnels(n, links); err != nil {
+		return nil, err
+	}
 	addresses, err := complete(func() ([]netlink.Addr, error) { return r.handle.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("read addresses: %w", err)
@@ -205,6 +208,43 @@ func (r *reader) look(n *Namespace) (map[int]wire, error) {
 		}
 	}
 	return wires, nil
+}
+
+// tunnels reads where VXLAN devices lead; links are in the order of the
+// namespace's.
+func (r *reader) tunnels(n *Namespace, links []netlink.Link) error {
+	byIndex := make(map[int]*Tunnel)
+	for i, source := range links {
+		vxlan, ok := source.(*netlink.Vxlan)
+		if !ok || !slices.Contains(packet.VXLANPorts, uint16(vxlan.Port)) {
+			continue
+		}
+		t := &Tunnel{ID: uint32(vxlan.VxlanId), Port: uint16(vxlan.Port), Local: unicastOf(vxlan.SrcAddr)}
+		n.Links[i].Tunnel, byIndex[n.Links[i].Index] = t, t
+	}
+	if len(byIndex) == 0 {
+		return nil
+	}
+	// The entry for all is among them.
+	entries, err := complete(func() ([]netlink.Neigh, error) { return r.handle.NeighList(0, unix.AF_BRIDGE) })
+	if err != nil {
+		return fmt.Errorf("read where VXLANs lead: %w", err)
+	}
+	for _, entry := range entries {
+		if t, remote := byIndex[entry.LinkIndex], unicastOf(entry.IP); t != nil && remote.IsValid() {
+			t.Remotes = append(t.Remotes, Remote{MAC: entry.HardwareAddr.String(), Address: remote})
+		}
+	}
+	return nil
+}
+
+// unicastOf is an address of one machine, invalid for any other.
+func unicastOf(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip)
+	if a = a.Unmap(); a.IsUnspecified() || a.IsMulticast() {
+		return netip.Addr{}
+	}
+	return a
 }
 
 // overlay reports whether a tunnel has no single other end.

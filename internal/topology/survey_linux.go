@@ -122,3 +122,22 @@ func (s *Snapshot) Unsettled() bool {
 		})
 	})
 }
+
+// Around adds the namespaces that the links of those of the snapshot lead to
+// without a bridge between, and those behind them, until there are limit of them
+// in all: the routers of a machine, but not all the containers of a bridge. It
+// returns the names of those that it added; the snapshot that Discover returned is
+// brought up to date.
+func (h *Handles) Around(ctx context.Context, limit int) (added []string) {
+	w := h.walker
+	before := len(w.way)
+	defer w.rest()
+	for i := 0; i < len(w.way) && len(w.way) < limit && ctx.Err() == nil; i++ {
+		w.around(ctx, w.way[i], func(l *Link) bool { return l.Bridge == "" && len(w.way) < limit })
+	}
+	w.finish()
+	for _, place := range w.way[before:] {
+		added = append(added, place.namespace.Name)
+	}
+	return added
+}

@@ -6,6 +6,7 @@ package topology
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/packet"
@@ -54,7 +55,9 @@ type Namespace struct {
 	// otherwise the container's or namespace's name, or "pid N".
 	Name string `json:"name"`
 	// ID is the inode number.
-	ID         uint64      `json:"id"`
+	ID uint64 `json:"id"`
+	// PID is a process in it when it has the name of a container; 0 for others.
+	PID        int         `json:"pid,omitempty"`
 	Links      []Link      `json:"links"`
 	Routes     []Route     `json:"routes"`
 	Policy     []Policy    `json:"policy"`
@@ -156,6 +159,9 @@ type Link struct {
 	// Overlay says that a tunnel leads to many machines, as those between the nodes
 	// of a cluster do: it has no single other end.
 	Overlay bool `json:"overlay,omitempty"`
+	// Tunnel is where a VXLAN leads; nil for other kinds, and for one whose port is
+	// not VXLAN's.
+	Tunnel *Tunnel `json:"tunnel,omitempty"`
 	// Peer is the other end of a veth or netkit pair; nil for other kinds.
 	Peer *Peer `json:"peer,omitempty"`
 	// Lower is the link below a macvlan, ipvlan or VLAN; nil for other kinds.
@@ -170,6 +176,50 @@ type Link struct {
 	// way in and out, which the kernel counts as one.
 	Filters     []Filter `json:"filters,omitempty"`
 	FilterDrops uint64   `json:"filter_drops,omitempty"`
+}
+
+// Tunnel is a VXLAN device.
+type Tunnel struct {
+	// ID is the number of the network (VNI), Port the UDP port that it is sent to
+	// and received at.
+	ID   uint32 `json:"id"`
+	Port uint16 `json:"port"`
+	// Local is the address that it sends from, invalid when the route decides.
+	Local netip.Addr `json:"local,omitzero"`
+	// Remotes are the other ends, by the hardware addresses behind them; that of
+	// all zeros is for what has no entry of its own.
+	Remotes []Remote `json:"remotes,omitempty"`
+}
+
+// Remote is another end of a tunnel.
+type Remote struct {
+	MAC     string     `json:"mac"`
+	Address netip.Addr `json:"address"`
+}
+
+// AllZeroMAC is the hardware address of the entry for all that have none.
+const AllZeroMAC = "00:00:00:00:00:00"
+
+// Towards is the other end that a frame for a hardware address is sent to,
+// invalid when there is none, or several. It may be called on nil.
+func (t *Tunnel) Towards(mac string) netip.Addr {
+	if t == nil {
+		return netip.Addr{}
+	}
+	for _, wanted := range []string{mac, AllZeroMAC} {
+		var found netip.Addr
+		several := false
+		for _, r := range t.Remotes {
+			if r.MAC == wanted {
+				several = several || found.IsValid()
+				found = r.Address
+			}
+		}
+		if found.IsValid() && !several {
+			return found
+		}
+	}
+	return netip.Addr{}
 }
 
 // XDP is a program at the entrance of a link.
@@ -356,6 +406,19 @@ func (s *Snapshot) Rename(from, to string) bool {
 	return true
 }
 
+// Delivers reports whether a packet for the address ends in the namespace: it
+// has the address, or a route of the type local. It may be called on nil.
+func (n *Namespace) Delivers(address netip.Addr) bool {
+	if n == nil {
+		return false
+	}
+	if n.Local(address) != nil {
+		return true
+	}
+	route := n.Lookup(Query{Target: address}).Route
+	return route != nil && route.Type == "local"
+}
+
 // Link returns the link with that name, or nil. It may be called on nil.
 func (n *Namespace) Link(name string) *Link {
 	if n == nil {
@@ -367,6 +430,13 @@ func (n *Namespace) Link(name string) *Link {
 		}
 	}
 	return nil
+}
+
+// Has reports whether the namespace has an interface of that name with an address
+// of one of the networks.
+func (n *Namespace) Has(name string, networks []netip.Prefix) bool {
+	link := n.Link(name)
+	return link != nil && slices.ContainsFunc(link.Addresses, func(a netip.Prefix) bool { return slices.Contains(networks, a.Masked()) })
 }
 
 // Local returns the link that has the address, or nil: a packet for it is

@@ -1,0 +1,105 @@
+package offline
+
+import (
+	"github.com/pathtrace/pathtrace/internal/diagnose"
+	"github.com/pathtrace/pathtrace/internal/flows"
+	"github.com/pathtrace/pathtrace/packet"
+	"github.com/pathtrace/pathtrace/report"
+)
+
+// legOf is the leg on which a flow ended, or lost packets.
+func legOf(f *flows.Flow) string {
+	switch {
+	case f.Outcome == flows.Replied && f.Fall != nil && !f.Fall.Reply:
+		return "request"
+	case f.Outcome == flows.Replied, f.Outcome == flows.Lost && len(f.Back) > 0:
+		return "reply"
+	}
+	return "request"
+}
+
+// codeOf is the cause as far as packets alone prove one. That packets went
+// missing between two captures is not a cause: what is between them did it, and
+// nobody looked.
+func codeOf(f *flows.Flow) string {
+	switch f.Outcome {
+	case flows.Replied, flows.OneWay:
+		if f.Fall == nil {
+			return diagnose.OK
+		}
+	case flows.Rejected:
+		for i := range f.Errors {
+			if code := codeOfError(&f.Errors[i]); code != "" && code != diagnose.MTUExceeded {
+				return code
+			}
+		}
+		if sent := f.Out[0].Flags; f.Request.Proto == packet.TCP && len(f.Back) > 0 && sent.Has(packet.SYN) && !sent.Has(packet.ACK) {
+			return diagnose.NoListener // a reset, and not of a connection that stood
+		}
+	case flows.Lost:
+		return codeOfLost(f)
+	}
+	return diagnose.Inconclusive
+}
+
+func codeOfLost(f *flows.Flow) string {
+	for i := range f.Errors {
+		if codeOfError(&f.Errors[i]) == diagnose.MTUExceeded {
+			return diagnose.MTUExceeded
+		}
+	}
+	if len(f.Back) > 0 {
+		for i := range f.Back {
+			if f.Back[i].Common > 0 {
+				return diagnose.ReplyLostHere
+			}
+		}
+		return diagnose.Inconclusive // the other captures did not run
+	}
+	if len(f.Missing) > 0 {
+		return diagnose.Inconclusive
+	}
+	return diagnose.NoReply
+}
+
+// codeOfError is the cause that an ICMP error names (RFC 792, RFC 1812, RFC
+// 4443); empty for none.
+func codeOfError(e *flows.Error) string {
+	type message struct{ kind, code uint8 }
+	m := message{e.Key.ICMPType, e.Code}
+	if e.Key.Proto == packet.ICMP {
+		switch m {
+		case message{3, 9}, message{3, 10}, message{3, 13}:
+			return diagnose.FilterRejected
+		case message{3, 3}:
+			return diagnose.NoListener
+		case message{3, 0}:
+			return diagnose.NoRoute
+		case message{3, 1}:
+			return diagnose.Neighbour
+		case message{3, 4}:
+			return diagnose.MTUExceeded
+		case message{11, 0}:
+			return diagnose.TTLExpired
+		}
+		return ""
+	}
+	switch m {
+	case message{1, 1}:
+		return diagnose.FilterRejected
+	case message{1, 4}:
+		return diagnose.NoListener
+	case message{1, 0}:
+		return diagnose.NoRoute
+	case message{1, 3}:
+		return diagnose.Neighbour
+	case message{2, 0}:
+		return diagnose.MTUExceeded
+	case message{3, 0}:
+		return diagnose.TTLExpired
+	}
+	return ""
+}
+
+// outcomeOf is an outcome in the report's words, which are the same ones.
+func outcomeOf(o flows.Outcome) report.Outcome { return report.Outcome(o) }

@@ -1,0 +1,71 @@
+//go:build linux
+
+package peer_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pathtrace/pathtrace/internal/peer"
+	"github.com/pathtrace/pathtrace/report"
+)
+
+// TestEngineExplains has pathtrace say what a real Docker was told to do where that
+// is why a packet did not get there, and runs what it proposes.
+func TestEngineExplains(t *testing.T) {
+	m := host(t, "docker-bridge")
+	m.Run("ln", "-sf", "iptables-nft", "/usr/sbin/iptables")
+	d := m.Docker()
+	d.Run("docker", "network", "create", "--internal", "inner")
+	d.Run("docker", "network", "create", "--opt", "com.docker.network.bridge.enable_icc=false", "silent")
+	d.Container("cnt01", "--expose", "81", "--publish", "127.0.0.1:8443:443")
+	d.Container("cnt02", "--network", "inner")
+	d.Container("cnt03", "--network", "silent")
+	d.Container("cnt04", "--network", "silent")
+	d.Run("docker", "run", "--detach", "--name", "side", "--network", "container:cnt01", peer.Image, "sleep", "infinity")
+	third := strings.TrimSpace(d.Run("docker", "inspect", "--format", "{{.NetworkSettings.Networks.silent.IPAddress}}", "cnt04"))
+
+	for _, tt := range []struct {
+		command, code, netns string
+		summary              string
+		// mends says that what is proposed ends it: the code, or its place, is another
+		// one then.
+		mends bool
+	}{
+		{"ping 8.8.8.8 --container cnt02", "FILTER_DROP", "host", "Network inner was made internal, and cnt02 is in no other: docker lets nothing leave it.", true},
+		{"ping " + third + " --container cnt03", "BRIDGE_FILTERED", "host", "The network silent was made with com.docker.network.bridge.enable_icc=false", false},
+		{"tcp 203.0.113.1:81", "NO_LISTENER", "host", "cnt01 exposes port 81/tcp and does not publish it", false},
+		{"tcp 203.0.113.1:8443", "NO_LISTENER", "host", "cnt01 publishes 127.0.0.1:8443 for 443/tcp: at 203.0.113.1 that port leads nowhere.", false},
+		{"ping6 2001:4860:4860::8888 --container side", "NO_DEFAULT_ROUTE", "side", "cnt01 is in no network with IPv6: it is off in network bridge.", true},
+	} {
+		r := trace(t, m, strings.Fields(tt.command)...)
+		i := slices.IndexFunc(r.Findings, func(f report.Finding) bool { return strings.HasPrefix(f.Summary, tt.summary) })
+		if r.Verdict.Code != tt.code || r.Verdict.NetNS != tt.netns || i < 0 {
+			t.Errorf("%s: %s at %s, %+v; want %s at %s, %q", tt.command, r.Verdict.Code, r.Verdict.NetNS, r.Findings, tt.code, tt.netns, tt.summary)
+			continue
+		}
+		if !tt.mends {
+			continue
+		}
+		for _, fix := range r.Findings[i].Fix {
+			m.Run("sh", "-c", fix)
+		}
+		if again := trace(t, m, strings.Fields(tt.command)...); again.Verdict.Code == tt.code && again.Verdict.NetNS == tt.netns {
+			t.Errorf("%s: after %q still %s: %s", tt.command, r.Findings[i].Fix, tt.code, again.Verdict.Summary)
+		}
+	}
+
+	r := trace(t, m, "ping", "172.17.0.1", "--container", "side")
+	if s := r.Request.Source; s.Note != "side shares the network namespace of cnt01" || s.Engine != "docker" || len(s.ID) != 64 {
+		t.Errorf("the source is %+v", s)
+	}
+	for _, line := range []string{
+		"side as docker knows it", "network namespace shared with cnt01", "network bridge (bridge), bridge docker0, 172.17.0.0/16",
+		"published 127.0.0.1:8443 for 443/tcp, docker-proxy (pid ", "exposed 81/tcp, not published",
+	} {
+		if output := m.Run("pathtrace", "topology", "--container", "side"); !strings.Contains(output, line) {
+			t.Errorf("no %q in\n%s", line, output)
+		}
+	}
+}
