@@ -133,6 +133,9 @@ func Flow(run *evidence.Run, f *traffic.Flow, complete, interrupted bool) *repor
 		t := evidence.Try{Probe: p, Interrupted: interrupted && !f.Answered()}
 		if stall != nil && !stall.Incoming && stall.Length > 0 && stall.Sent > 0 {
 			t.Probe.Segment = &path.Segment{Seq: stall.Seq, Length: stall.Length}
+			if stall.Seen != nil {
+				own.Forget(t.Probe.Segment, stall.Seen.Time)
+			}
 			t.Data = &diagnose.Data{Bytes: stall.Sent, Sent: stall.Sent, Acked: stall.Acked, Full: stall.Acked >= stall.Length}
 		}
 		if stall != nil && stall.Incoming {
@@ -168,9 +171,11 @@ func Flow(run *evidence.Run, f *traffic.Flow, complete, interrupted bool) *repor
 func onItsWay(run *evidence.Run, f *traffic.Flow, stall *traffic.Stall) *report.Report {
 	own, seen := *run, stall.Seen
 	h := &seen.Header
+	segment := path.Segment{Seq: h.Seq, Length: h.DataLength}
+	own.Forget(&segment, seen.Time)
 	own.Topology, own.After = towards(run.Topology, h.Tuple.Dst), towards(run.After, h.Tuple.Dst)
 	own.Tries = []evidence.Try{{
-		Probe: path.Probe{NetNS: seen.Point.NetNS, Tuple: h.Tuple, Segment: &path.Segment{Seq: h.Seq, Length: h.DataLength}},
+		Probe: path.Probe{NetNS: seen.Point.NetNS, Tuple: h.Tuple, Segment: &segment},
 		Data: &diagnose.Data{
 			From: f.Tuple.Destination(), Bytes: stall.Sent, Sent: stall.Sent, Acked: stall.Acked, Full: stall.Largest >= path.Length(h),
 		},

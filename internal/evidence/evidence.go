@@ -5,6 +5,7 @@ package evidence
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/pathtrace/pathtrace/capture"
@@ -71,6 +72,18 @@ type Run struct {
 	// Notes are limits of the evidence itself, in words: what of it was not
 	// saved.
 	Notes []string
+}
+
+// Forget leaves out what was seen of a segment before a time that it was sent: of one
+// that is sent again and again each place keeps some of the times only, and a later
+// place may have kept an earlier one.
+func (r *Run) Forget(segment *path.Segment, before time.Time) {
+	r.Sightings = slices.DeleteFunc(slices.Clone(r.Sightings), func(s capture.Sighting) bool {
+		return s.Time.Before(before) && segment.Is(&s.Header)
+	})
+	r.Drops = slices.DeleteFunc(slices.Clone(r.Drops), func(d skbdrop.Drop) bool {
+		return d.Time.Before(before) && segment.Is(&d.Header)
+	})
 }
 
 // Station is what the sensors of one namespace did.

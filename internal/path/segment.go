@@ -18,7 +18,8 @@ type Segment struct {
 	Length int
 }
 
-func (s *Segment) is(h *packet.Header) bool {
+// Is reports whether a packet is the segment, whichever way it goes.
+func (s *Segment) Is(h *packet.Header) bool {
 	return h.Seq == s.Seq && h.DataLength == s.Length && !h.Flags.Has(packet.SYN) && !h.Flags.Has(packet.RST)
 }
 
@@ -65,7 +66,7 @@ func (j *joiner) sending(request *trail) *Sending {
 		case at.Point.NetNS != p.NetNS:
 		case sent && h.Flags&(packet.RST|packet.FIN) != 0:
 			return &s
-		case sent && p.Segment.is(h):
+		case sent && p.Segment.Is(h):
 			s.Times++
 			s.Evidence = append(s.Evidence, j.ledger.Sighting(&at))
 		case sent && begun && p.Segment.follows(h) && (smaller == nil || Length(h) > Length(&smaller.Header)):

@@ -178,7 +178,7 @@ func isProbe(h *packet.Header, p Probe) bool {
 	switch p.Tuple.Proto {
 	case packet.TCP:
 		if p.Segment != nil {
-			return p.Segment.is(h)
+			return p.Segment.Is(h)
 		}
 		return h.Flags.Has(packet.SYN) && !h.Flags.Has(packet.ACK)
 	case packet.UDP:

@@ -2,6 +2,9 @@ package traffic
 
 import (
 	"bytes"
+	"cmp"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/pathtrace/pathtrace/capture"
@@ -84,8 +87,9 @@ type Stall struct {
 	// missing already; both of an incoming stall.
 	Largest int
 	Since   time.Duration
-	// Seen is the shortest segment that begins with the missing byte, as it was first
-	// seen on its way; nil when it was seen nowhere.
+	// Seen is the segment as it was first seen where it comes by first: the source's
+	// where it leaves, and of the far end's the shortest that begins with the missing
+	// byte. It is nil when nothing of that was kept.
 	Seen *capture.Sighting
 }
 
@@ -282,6 +286,7 @@ func (f *Flow) Stalled(now time.Time) *Stall {
 		if !f.Existing {
 			s.Acked, s.Sent = int(t.acked-start), int(t.sent-start)
 		}
+		s.Seen = f.leaving(&path.Segment{Seq: s.Seq, Length: s.Length})
 		return s
 	}
 	if !t.gone.IsZero() && t.gone.Before(now) {
@@ -306,10 +311,29 @@ func (f *Flow) Stalled(now time.Time) *Stall {
 	return nil
 }
 
+// leaving finds a segment of the source's as it left first, of the times that are
+// kept.
+func (f *Flow) leaving(segment *path.Segment) (first *capture.Sighting) {
+	for at, p := range f.kept {
+		if at.reply || at.direction != capture.Egress || at.point.NetNS != f.NetNS {
+			continue
+		}
+		for _, all := range [][]capture.Sighting{p.first, p.last} {
+			for i := range all {
+				if segment.Is(&all[i].Header) && (first == nil || all[i].Time.Before(first.Time)) {
+					first = &all[i]
+				}
+			}
+		}
+	}
+	return first
+}
+
 // onItsWay finds the shortest segment of the far end's that begins with a number,
-// as it was first seen, and how often one that does was seen where it was seen most
-// often. It moves furthest to the end of the data that was seen anywhere.
+// where it comes by first, and how often one that does was seen where it was seen
+// most often. It moves furthest to the end of the data that was seen anywhere.
 func (f *Flow) onItsWay(seq uint32, furthest *uint32) (first *capture.Sighting, times int) {
+	var shortest []*capture.Sighting
 	for at, p := range f.kept {
 		if !at.reply {
 			continue
@@ -328,14 +352,49 @@ func (f *Flow) onItsWay(seq uint32, furthest *uint32) (first *capture.Sighting, 
 					continue
 				}
 				here++
-				if first == nil || h.DataLength < first.Header.DataLength || h.DataLength == first.Header.DataLength && all[i].Time.Before(first.Time) {
-					first = &all[i]
+				if len(shortest) > 0 && h.DataLength < shortest[0].Header.DataLength {
+					shortest = nil
+				}
+				if len(shortest) == 0 || h.DataLength == shortest[0].Header.DataLength {
+					shortest = append(shortest, &all[i])
 				}
 			}
 		}
 		times = max(times, here)
 	}
-	return first, times
+	return whereFirst(shortest), times
+}
+
+// whereFirst returns the first of the sightings of a packet that was sent several
+// times at the place that it comes by first. That need not be the first of all: of
+// the places on its way one may have kept a time that another one has not. It
+// leaves soon after one place for the next, and is sent again much later: so the
+// first place is the one that never sees it soon after another.
+func whereFirst(all []*capture.Sighting) *capture.Sighting {
+	type visit struct {
+		first *capture.Sighting
+		least time.Duration // since it was seen anywhere
+	}
+	slices.SortFunc(all, func(a, b *capture.Sighting) int { return a.Time.Compare(b.Time) })
+	var visits []visit
+	for i, s := range all {
+		since := time.Duration(math.MaxInt64)
+		if i > 0 {
+			since = s.Time.Sub(all[i-1].Time)
+		}
+		at := slices.IndexFunc(visits, func(v visit) bool {
+			return v.first.Point == s.Point && v.first.Direction == s.Direction
+		})
+		if at < 0 {
+			visits = append(visits, visit{s, since})
+		} else {
+			visits[at].least = min(visits[at].least, since)
+		}
+	}
+	if len(visits) == 0 {
+		return nil
+	}
+	return slices.MaxFunc(visits, func(a, b visit) int { return cmp.Compare(a.least, b.least) }).first
 }
 
 // Silence says for how long nothing new had come or gone when the source closed

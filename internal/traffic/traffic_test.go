@@ -267,7 +267,7 @@ func TestStalled(t *testing.T) {
 		now := start.Add(b.clock)
 		got := b.Flows()[0].Stalled(now)
 		if got != nil && got.Seen != nil {
-			if got.Seen.Header.Seq != got.Seq || got.Seen.Point.NetNS != "host" {
+			if at := map[bool]string{true: "host", false: "cnt"}[got.Incoming]; got.Seen.Header.Seq != got.Seq || got.Seen.Point.NetNS != at {
 				t.Errorf("%s: %+v was seen", tt.name, got.Seen)
 			}
 			got.Seen = nil
@@ -277,6 +277,50 @@ func TestStalled(t *testing.T) {
 		}
 		if got := b.Flows()[0].Failing(now); got != (tt.want != nil) {
 			t.Errorf("%s: failing %v", tt.name, got)
+		}
+	}
+}
+
+// TestStalledFrom shows that what is sent again and again is followed from where it
+// comes by first, whichever of the times each place has kept or seen so far.
+func TestStalledFrom(t *testing.T) {
+	inside := tcp(own, far, 4000, 443)
+	way := []struct {
+		netns     string
+		direction capture.Direction
+	}{{"server", capture.Egress}, {"router", capture.Ingress}, {"router", capture.Egress}, {"host", capture.Ingress}, {"cnt", capture.Ingress}}
+	for times := 3; times < 20; times++ {
+		for _, unseen := range []string{"", "server", "router", "host"} {
+			b := newBed(Config{})
+			b.see("cnt", "eth0", capture.Egress, segment(inside, packet.SYN, 100, 0, 0))
+			reply := func(flags packet.TCPFlags, seq uint32, length int, seen func(netns string) bool) {
+				for _, at := range way {
+					if seen(at.netns) {
+						b.see(at.netns, "eth0", at.direction, segment(inside.Inverse(), flags, seq, 101, length))
+					}
+				}
+			}
+			all := func(string) bool { return true }
+			reply(packet.SYN|packet.ACK, 900, 0, all)
+			for seq := range uint32(firstPackets) {
+				reply(packet.ACK, 901+seq, 1, all)
+				b.see("cnt", "eth0", capture.Egress, segment(inside, packet.ACK, 101, 902+seq, 0))
+			}
+			for n := range times {
+				b.clock += 100 * time.Millisecond << (n % 8)
+				reply(packet.ACK, 901+firstPackets, 1460, func(netns string) bool {
+					return netns != "cnt" && (n < times-1 || netns != unseen)
+				})
+			}
+			b.clock += 2 * time.Second
+			b.flush()
+			stall := b.Flows()[0].Stalled(start.Add(b.clock))
+			if stall == nil || stall.Seen == nil {
+				t.Fatalf("sent %d times: %+v", times, stall)
+			}
+			if seen := stall.Seen; seen.Point.NetNS != "server" {
+				t.Errorf("sent %d times, the last of them not seen at %q: followed from %s %s", times, unseen, seen.Point.NetNS, seen.Direction)
+			}
 		}
 	}
 }
