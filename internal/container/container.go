@@ -65,7 +65,9 @@ type Source struct {
 	path  string
 	// service is the API of the container's engine, nil where there is none.
 	service *service
-	once    sync.Once
+	// runner runs commands in the container, nil where nothing can be asked to.
+	runner runner
+	once   sync.Once
 }
 
 // Config says what is to be found. With Container, NetNS and PID all zero it

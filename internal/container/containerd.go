@@ -17,16 +17,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// containerd finds the tasks of containerd without its API, which is gRPC: each
-// has a directory STATE/io.containerd.runtime.v2.task/NAMESPACE/ID with the pid
+// containerd finds the tasks of containerd without its API, which does not tell
+// names from annotations: each has a directory STATE/io.containerd.runtime.v2.task/NAMESPACE/ID with the pid
 // of its first process and the runtime's configuration, whose annotations say
 // which pod and container Kubernetes, or which name nerdctl, knows it by.
 type containerd struct{}
 
-// containerdStates are the state directories of containerd: its own, that of k3s
-// and RKE2, that of MicroK8s, and that of the one that dockerd starts.
-var containerdStates = []string{
-	"/run/containerd", "/run/k3s/containerd", "/var/snap/microk8s/common/run/containerd", "/run/docker/containerd/daemon",
+// containerds are where the daemons have their state and their sockets:
+// containerd itself, that of k3s and RKE2, that of MicroK8s, and that of the one
+// that dockerd starts.
+var containerds = []struct{ state, socket string }{
+	{"/run/containerd", "/run/containerd/containerd.sock"},
+	{"/run/k3s/containerd", "/run/k3s/containerd/containerd.sock"},
+	{"/var/snap/microk8s/common/run/containerd", "/var/snap/microk8s/common/run/containerd.sock"},
+	{"/run/docker/containerd/daemon", "/run/docker/containerd/containerd.sock"},
 }
 
 const (
@@ -48,8 +52,11 @@ type annotations struct {
 
 // task is one of containerd's.
 type task struct {
-	dir, namespace, id string
-	annotations        annotations
+	// state and socket are the daemon's, dir is the task's directory.
+	state, socket string
+	dir           string
+	namespace, id string
+	annotations   annotations
 }
 
 func (containerd) word() string { return containerdEngine }
@@ -112,7 +119,7 @@ func (c containerd) running(context.Context) ([]found, error) {
 
 func (t *task) found() (found, error) {
 	pid, err := t.pid()
-	return found{engine: containerdEngine, id: t.id, name: t.name(), pid: pid, state: "stopped", shared: t.pod()}, err
+	return found{engine: containerdEngine, id: t.id, name: t.name(), pid: pid, state: "stopped", shared: t.pod(), runner: t}, err
 }
 
 func (c containerd) names(context.Context) ([]string, error) {
@@ -185,10 +192,10 @@ func (t *task) pid() (int, error) {
 // tasks lists the tasks of every containerd that has a state directory.
 func (containerd) tasks() ([]task, error) {
 	var all []task
-	for _, state := range containerdStates {
-		dirs, _ := filepath.Glob(filepath.Join(state, "io.containerd.runtime.v2.task/*/*")) // the pattern is good
+	for _, daemon := range containerds {
+		dirs, _ := filepath.Glob(filepath.Join(daemon.state, "io.containerd.runtime.v2.task/*/*")) // the pattern is good
 		for _, dir := range dirs[:min(len(dirs), maxTasks)] {
-			t := task{dir: dir, namespace: filepath.Base(filepath.Dir(dir)), id: filepath.Base(dir)}
+			t := task{state: daemon.state, socket: daemon.socket, dir: dir, namespace: filepath.Base(filepath.Dir(dir)), id: filepath.Base(dir)}
 			if err := t.read(); err != nil {
 				return nil, err
 			}

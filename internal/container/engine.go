@@ -67,8 +67,10 @@ type found struct {
 	// shared names who else has its network namespace, where the engine has no
 	// mode to tell it by.
 	shared string
-	// service is the engine's API, nil where it was not found by one.
+	// service is the engine's API, nil where it was not found by one; runner is
+	// what runs commands in it without.
 	service *service
+	runner  runner
 }
 
 // what says of which engine a container is, for a choice between several.
@@ -262,7 +264,10 @@ func (f *found) open(ctx context.Context) (*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("container %q: %w", f.name, err)
 	}
-	source.service = f.service
+	source.service, source.runner = f.service, f.runner
+	if f.service != nil {
+		source.runner = f.service
+	}
 	source.Note = f.note(ctx, source.NetNS)
 	return source, nil
 }

@@ -65,6 +65,11 @@ func (p *Process) Signal(signal os.Signal) error { return p.run.signal(signal) }
 // program of the host it does nothing.
 func (p *Process) Resize(height, width uint) error { return p.run.resize(height, width) }
 
+// runner is what an engine is asked by to run a command in a container.
+type runner interface {
+	exec(ctx context.Context, source *Source, config *ExecConfig) (*Process, error)
+}
+
 // killDelay is how long a command has after SIGTERM.
 const killDelay = time.Second
 
@@ -113,18 +118,17 @@ func (s *Source) Exec(ctx context.Context, config ExecConfig) (*Process, error) 
 	if s.Kind != KindContainer {
 		return s.runProgram(ctx, &config)
 	}
-	if s.service == nil {
+	if s.runner == nil {
 		return nil, &ExecUnsupportedError{Name: s.Name, Engine: s.Engine, PID: s.PID, Why: noAPI[s.Engine]}
 	}
-	return s.service.exec(ctx, s, &config)
+	return s.runner.exec(ctx, s, &config)
 }
 
 // noAPI says why an engine cannot be asked.
 var noAPI = map[string]string{
-	podmanEngine:     `Podman's service does not run ("systemctl start podman.socket" starts it)`,
-	containerdEngine: "containerd is to be asked by gRPC only",
-	nspawnEngine:     "systemd-nspawn has no such API",
-	lxcEngine:        "LXC has no such API on a plain socket",
+	podmanEngine: `Podman's service does not run ("systemctl start podman.socket" starts it)`,
+	nspawnEngine: "systemd-nspawn has no such API",
+	lxcEngine:    "LXC has no such API on a plain socket",
 }
 
 // signalled is the exit status that shells give to a command that a signal ended.

@@ -59,21 +59,46 @@ func runIn(t *testing.T, s *Source, stdin io.Reader, argv ...string) ran {
 	return ran{stdout.String(), stderr.String(), status}
 }
 
-// TestExecDocker and TestExecPodman run commands through the real engines.
+// TestExecDocker, TestExecPodman and TestExecContainerd run commands through the real engines.
 func TestExecDocker(t *testing.T) {
 	docker := machine(t).Docker("--bridge=none")
 	docker.Container("cnt01", "--network=none", "--user=65534", "--env=PLACE=inside")
-	testExec(t, "docker", docker.Host)
+	testExec(t, "docker", Config{Container: "cnt01", Engine: dockerEngine, DockerHost: docker.Host})
 }
 
 func TestExecPodman(t *testing.T) {
 	podman := machine(t).Podman()
 	podman.Container("cnt01", "--network=none", "--user=65534", "--env=PLACE=inside")
-	testExec(t, "podman", podman.Host)
+	testExec(t, "podman", Config{Container: "cnt01", Engine: dockerEngine, DockerHost: podman.Host})
 }
 
-func testExec(t *testing.T, engine, host string) {
-	s, err := Find(t.Context(), Config{Container: "cnt01", Engine: dockerEngine, DockerHost: host})
+func TestExecContainerd(t *testing.T) {
+	c := machine(t).Containerd()
+	c.Container("k8s.io", "cnt01", "", nil)
+	usual := containerds
+	t.Cleanup(func() { containerds = usual })
+	containerds = []struct{ state, socket string }{{filepath.Dir(c.Socket), c.Socket}}
+	config := Config{Container: "cnt01", Engine: containerdEngine}
+	testExec(t, "containerd", config)
+	// What a command leaves behind may keep its output open for good.
+	s, err := Find(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	start := time.Now()
+	got := runIn(t, s, nil, "sh", "-c", "sleep 60 & echo done")
+	if took := time.Since(start); got.stdout != "done\n" || took > 20*time.Second {
+		t.Errorf("got %+v after %v", got, took)
+	}
+	left, err := filepath.Glob(c.Path("/run/containerd/pathtrace-*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %q, %v", left, err)
+	}
+}
+
+func testExec(t *testing.T, engine string, config Config) {
+	s, err := Find(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,6 +140,13 @@ func testExec(t *testing.T, engine, host string) {
 	})
 	t.Run("terminal", func(t *testing.T) { testTerminal(t, s) })
 	t.Run("no such program", func(t *testing.T) {
+		if engine == containerdEngine { // which says it before anything runs
+			_, err := s.Exec(t.Context(), ExecConfig{Argv: []string{"no-such-program"}})
+			if failed, ok := errors.AsType[*NotExecutedError](err); !ok || failed.Status != 127 {
+				t.Errorf("got %v", err)
+			}
+			return
+		}
 		got := runIn(t, s, nil, "no-such-program")
 		status := map[string]int{dockerEngine: 126, podmanEngine: 127}[engine]
 		if got.status != status || !strings.Contains(got.stdout+got.stderr, "executable file not found") {
@@ -326,7 +358,7 @@ func testCancelledProgram(t *testing.T, s *Source) {
 }
 
 func TestExecUnsupported(t *testing.T) {
-	s := &Source{Kind: KindContainer, Name: "prod/shop-1/web", Engine: "containerd", PID: 4711}
+	s := &Source{Kind: KindContainer, Name: "web", Engine: "nspawn", PID: 4711}
 	_, err := s.Exec(t.Context(), ExecConfig{Argv: []string{"true"}})
 	unsupported, ok := errors.AsType[*ExecUnsupportedError](err)
 	if !ok || !strings.Contains(unsupported.Error(), "--pid 4711") {

@@ -13,11 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"sync"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // session is a command that Docker or Podman runs: one exec of their API. Its
@@ -34,11 +30,8 @@ type session struct {
 	// copied gets the error of the output when it has ended; input stops what is
 	// sent to the command.
 	copied chan error
-
-	mu sync.Mutex
-	// pidfd is the command's process, -1 before it is known to be that and when
-	// all is over.
-	pidfd, pid int
+	// process is the command's.
+	process held
 }
 
 // detachKeys are what a user would have to type to leave a terminal without ending
@@ -56,7 +49,7 @@ const (
 
 // exec runs a command in a container.
 func (s *service) exec(ctx context.Context, source *Source, config *ExecConfig) (*Process, error) {
-	e := &session{service: s, source: source, config: config, ctx: ctx, copied: make(chan error, 1), pidfd: -1}
+	e := &session{service: s, source: source, config: config, ctx: ctx, copied: make(chan error, 1)}
 	if err := e.create(); err != nil {
 		return nil, fmt.Errorf("run a command in %s: %w", source.Name, err)
 	}
@@ -73,7 +66,7 @@ func (s *service) exec(ctx context.Context, source *Source, config *ExecConfig) 
 	pid, err := e.begun()
 	if err != nil {
 		defer e.release()
-		return nil, errors.Join(err, e.end())
+		return nil, errors.Join(err, e.process.end(e.source))
 	}
 	return &Process{PID: pid, run: e}, nil
 }
@@ -169,22 +162,12 @@ func (e *session) begun() (pid int, err error) {
 	return 0, fmt.Errorf("%s did not start the command within %v", e.source.Engine, askStep*askSteps)
 }
 
-// hold keeps the command's process by a descriptor, so that no other process can
-// be mistaken for it later. It is the command's if the engine says that it runs
-// while the descriptor is open, and it is in the container's network namespace.
+// hold keeps the command's process.
 func (e *session) hold(pid int) {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return // it has ended, or is not the host's
-	}
-	s, err := e.inspect()
-	if err != nil || !s.Running || s.Pid != pid || netnsOf(pid) != e.source.NetNS.ID() {
-		_ = unix.Close(fd)
-		return
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.pidfd, e.pid = fd, pid
+	e.process.hold(pid, e.source, func() bool {
+		s, err := e.inspect()
+		return err == nil && s.Running && s.Pid == pid
+	})
 }
 
 // copyInput sends the input, and its end.
@@ -247,10 +230,10 @@ func (e *session) wait() (int, error) {
 	select {
 	case err := <-e.copied:
 		if err != nil { // nobody takes the output
-			return 0, errors.Join(fmt.Errorf("output of the command: %w", err), e.end())
+			return 0, errors.Join(fmt.Errorf("output of the command: %w", err), e.process.end(e.source))
 		}
 	case <-e.ctx.Done():
-		return 0, errors.Join(e.ctx.Err(), e.end())
+		return 0, errors.Join(e.ctx.Err(), e.process.end(e.source))
 	}
 	for range askSteps {
 		s, err := e.inspect()
@@ -262,92 +245,17 @@ func (e *session) wait() (int, error) {
 		}
 		time.Sleep(askStep)
 	}
-	return 0, errors.Join(errors.New("the command closed its output and still runs"), e.end())
+	return 0, errors.Join(errors.New("the command closed its output and still runs"), e.process.end(e.source))
 }
 
 // release closes what the session holds.
 func (e *session) release() {
 	_ = e.conn.Close()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.pidfd >= 0 {
-		_ = unix.Close(e.pidfd)
-		e.pidfd = -1
-	}
+	e.process.release()
 }
 
-// end ends the command, by its process: the API has nothing for it.
-func (e *session) end() error {
-	err := e.signal(syscall.SIGTERM)
-	if errors.Is(err, os.ErrProcessDone) {
-		return nil
-	}
-	if err == nil {
-		err = e.ended(killDelay)
-	}
-	if err != nil {
-		if err = e.signal(syscall.SIGKILL); err == nil {
-			err = e.ended(killDelay)
-		}
-	}
-	if err == nil || errors.Is(err, os.ErrProcessDone) {
-		return nil
-	}
-	return fmt.Errorf("the command may still run in %s: %w", e.source.Name, err)
-}
-
-// errRuns says that the command has not ended in the time that it had.
-var errRuns = errors.New("it did not end")
-
-// ended waits for the end of the process.
-func (e *session) ended(limit time.Duration) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for deadline := time.Now().Add(limit); ; {
-		poll := []unix.PollFd{{Fd: int32(e.pidfd), Events: unix.POLLIN}}
-		n, err := unix.Poll(poll, int(max(0, time.Until(deadline).Milliseconds())))
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil:
-			return err
-		case n > 0:
-			return nil
-		default:
-			return errRuns
-		}
-	}
-}
-
-// errUnheld says that the command's process is not known.
-var errUnheld = errors.New("its process is not known on this host")
-
-// signal implements running. The command is the leader of a process group, as both
-// engines start it (runc and crun make a session of their own); what it has started
-// gets the signal, too.
-func (e *session) signal(s os.Signal) error {
-	number, ok := s.(syscall.Signal)
-	if !ok {
-		return fmt.Errorf("signal %v: %w", s, errors.ErrUnsupported)
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.pidfd < 0 {
-		return errUnheld
-	}
-	// The number of a process that is there cannot be another one's.
-	err := unix.PidfdSendSignal(e.pidfd, 0, nil, 0)
-	if err == nil {
-		if group, groupErr := unix.Getpgid(e.pid); groupErr == nil && group == e.pid {
-			err = unix.Kill(-e.pid, number)
-		} else {
-			err = unix.PidfdSendSignal(e.pidfd, number, nil, 0)
-		}
-	}
-	if errors.Is(err, unix.ESRCH) {
-		return os.ErrProcessDone
-	}
-	return err
-}
+// signal implements running.
+func (e *session) signal(s os.Signal) error { return e.process.signal(s) }
 
 // resize implements running.
 func (e *session) resize(height, width uint) error {

@@ -42,10 +42,14 @@ func (c *Containerd) Container(namespace, name, netns string, annotations map[st
 		"hostname":   name,
 		"root":       map[string]any{"path": c.root},
 		"process": map[string]any{
-			"args": []string{"sleep", "infinity"}, "cwd": "/", "env": []string{"PATH=/bin"},
-			"user": map[string]int{"uid": 0, "gid": 0},
+			"args": []string{"sleep", "infinity"}, "cwd": "/", "env": []string{"PATH=/bin", "PLACE=inside"},
+			"user": map[string]int{"uid": 65534, "gid": 65534},
 		},
-		"mounts":      []map[string]string{{"destination": "/proc", "type": "proc", "source": "proc"}},
+		"mounts": []map[string]any{
+			{"destination": "/proc", "type": "proc", "source": "proc"},
+			{"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": []string{"nosuid", "mode=755"}},
+			{"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
+		},
 		"annotations": annotations,
 		"linux":       map[string]any{"namespaces": append(kinds, network), "cgroupsPath": "/" + namespace + "/" + name},
 	})
