@@ -3,10 +3,12 @@
 package peer_test
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/pathtrace/pathtrace/internal/lab"
 	"github.com/pathtrace/pathtrace/internal/peer"
 	"github.com/pathtrace/pathtrace/report"
 )
@@ -67,5 +69,39 @@ func TestEngineExplains(t *testing.T) {
 		if output := m.Run("pathtrace", "topology", "--container", "side"); !strings.Contains(output, line) {
 			t.Errorf("no %q in\n%s", line, output)
 		}
+	}
+}
+
+// TestContainerdPod has containerd run commands in a container of a pod, and explains
+// what they send to services of Kubernetes.
+func TestContainerdPod(t *testing.T) {
+	t.Parallel()
+	m := hostOf(t, "kubernetes", lab.Options{})
+	c := m.Containerd()
+	c.Container("k8s.io", "shell01", "/run/netns/shell", map[string]string{
+		"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.container-name": "shell",
+		"io.kubernetes.cri.sandbox-name": "shop-1", "io.kubernetes.cri.sandbox-namespace": "prod",
+	})
+	const file = "/tmp/report.json"
+	output, err := m.Try("pathtrace", "exec", "--container", "prod/shop-1/shell", "--output", "json", "--report", file, "--",
+		"sh", "-c", "id -u; wget -q -O - http://10.96.0.10/; wget -q -O - http://10.96.0.20/; exit 7")
+	var r report.Report
+	if err := json.Unmarshal([]byte(m.Run("cat", file)), &r); err != nil {
+		t.Fatal(err, output)
+	}
+	// It is the container's user and its program.
+	if !strings.HasPrefix(output, "65534\nhello\nwget: ") || err == nil || r.Traced.Command.Status != 7 || r.Request.Source.Engine != "containerd" {
+		t.Errorf("it ends with %v, %+v, of %+v and prints\n%s", err, r.Traced.Command, r.Request.Source, output)
+	}
+	// A connection that is tried again is one flow.
+	if len(r.Flows) != 2 || r.Flows[0].Outcome != report.Replied || len(r.Flows[0].Translations) == 0 || r.Traced.Explained != 2 {
+		t.Fatalf("flow %d is explained of %+v", r.Traced.Explained, r.Flows)
+	}
+	rule := r.Flows[0].Translations[0].Rule
+	if rule == nil || rule.Owner.Service != "default/web:http" {
+		t.Errorf("the service's translation is by %+v", rule)
+	}
+	if !strings.Contains(r.Verdict.Summary, "kube-proxy, service default/empty:http") || r.Verdict.Code != "FILTER_REJECTED" {
+		t.Errorf("%s: %s", r.Verdict.Code, r.Verdict.Summary)
 	}
 }

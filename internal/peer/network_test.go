@@ -22,8 +22,13 @@ import (
 // an engine. The namespaces that can be found have their names there.
 func host(t *testing.T, scenario string) *peer.Machine {
 	t.Helper()
+	return hostOf(t, scenario, lab.Options{Engine: true})
+}
+
+func hostOf(t *testing.T, scenario string, options lab.Options) *peer.Machine {
+	t.Helper()
 	testenv.Peers(t)
-	network, err := lab.Build(t.Context(), scenario, lab.Options{Engine: true})
+	network, err := lab.Build(t.Context(), scenario, options)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -296,6 +296,10 @@ func (f *Flow) opening() path.Probe {
 const (
 	idleDatagrams  = 30 * time.Second
 	idleConnection = 10 * time.Minute
+	// retrying is how long a client may still try again after an ICMP error: Linux
+	// does so after a second when the error comes while connect(2) holds the socket
+	// (tcp_v4_err in net/ipv4/tcp_ipv4.c, TCP_TIMEOUT_INIT).
+	retrying = 2 * time.Second
 	// settling is how long the evidence of an end may be on its way.
 	settling = 100 * time.Millisecond
 )
@@ -353,7 +357,7 @@ func (f *Flow) Over(now time.Time) bool {
 	case !t.Ended.IsZero():
 		return now.Sub(last) > settling
 	case !t.Refused.IsZero():
-		return now.Sub(last) > time.Second // a client may try again by the same port
+		return now.Sub(last) > retrying
 	case f.Tuple.Proto == packet.TCP:
 		return now.Sub(last) > idleConnection
 	}

@@ -22,6 +22,9 @@ type stray struct {
 	event    *nat.Event
 	hit      *ruletrace.Hit
 	drop     *skbdrop.Drop
+
+	// followers came by the place of the sighting soon after it.
+	followers []capture.Sighting
 }
 
 // strays keep the latest of them for a while.
@@ -31,6 +34,38 @@ type strays struct {
 	lost      time.Time
 	byName    map[packet.Tuple][]*stray
 	byContent map[content][]*stray
+	// following is how many followers there are.
+	following int
+}
+
+// The bounds of followers: how many one stray has, how many there are, and for how
+// long they are taken: the sensor that tells whose they are is late by less.
+const (
+	maxFollowers = 16
+	maxFollowing = 1 << 14
+	lag          = 500 * time.Millisecond
+)
+
+// follow keeps a packet that opens nothing, if what opened its flow came by the same
+// place a moment ago and is a stray, too. Of connections that are others' for sure,
+// or older, nothing is kept.
+func (s *strays) follow(key packet.Tuple, packet *capture.Sighting, now time.Time) bool {
+	all := s.byName[key]
+	for i := len(all) - 1; i >= 0; i-- {
+		one := all[i]
+		if one.sighting == nil || one.sighting.Point != packet.Point {
+			continue
+		}
+		if now.Sub(one.at) > lag || len(one.followers) == maxFollowers || s.following == maxFollowing {
+			return false
+		}
+		follower := *packet
+		follower.Frame = nil
+		one.followers = append(one.followers, follower)
+		s.following++
+		return true
+	}
+	return false
 }
 
 func newStrays() strays {
@@ -69,6 +104,9 @@ func (s *strays) add(one *stray) {
 
 // remove takes a stray out of the indexes.
 func (s *strays) remove(one *stray) {
+	if !one.taken {
+		s.following -= len(one.followers)
+	}
 	one.taken = true
 	for _, key := range one.keys {
 		shorten(s.byName, key, one)

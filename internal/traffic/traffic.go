@@ -144,7 +144,7 @@ func (t *Table) Sighting(s capture.Sighting) bool {
 	}
 	f := t.names[key]
 	if f == nil && !opens(h) && !t.leaves(&s) && !t.arrives(&s) {
-		return false
+		return t.strays.follow(key, &s, t.now)
 	}
 	t.tick(s.Time)
 	if f == nil {
@@ -482,6 +482,9 @@ func (t *Table) adopt(f *Flow, s *stray) {
 	switch {
 	case s.sighting != nil:
 		t.add(f, s.sighting)
+		for i := range s.followers {
+			t.add(f, &s.followers[i])
+		}
 	case s.hit != nil:
 		f.hit(s.hit)
 	case s.drop != nil:

@@ -117,8 +117,8 @@ func seen(f *Flow) []string {
 }
 
 // TestMasquerade follows a connection behind a masquerade, and one that is
-// translated without conntrack, while others do the same; whatever order the
-// sensors deliver in.
+// translated without conntrack, with its data, while others do the same; whatever
+// order the sensors deliver in.
 func TestMasquerade(t *testing.T) {
 	for seed := range uint64(50) {
 		b := newBed(Config{})
@@ -138,9 +138,15 @@ func TestMasquerade(t *testing.T) {
 		b.see("gw", "wan", capture.Ingress, translated(answer, again.Inverse()))
 		b.see("host", "up", capture.Ingress, translated(answer, outside.Inverse()))
 		b.see("cnt", "eth0", capture.Ingress, answer)
+		// Data behind what opens the connection.
+		data := segment(inside, packet.ACK, 101, 901, 50)
+		b.see("cnt", "eth0", capture.Egress, data)
+		b.see("host", "up", capture.Egress, translated(data, outside))
+		b.see("gw", "wan", capture.Egress, translated(data, again))
 		// Somebody else's, with the same ports.
 		b.see("host", "veth2", capture.Ingress, segment(stranger, packet.SYN, 5000, 0, 0))
 		b.see("host", "up", capture.Egress, segment(tcp(host, far, 61001, 443), packet.SYN, 5000, 0, 0))
+		b.see("host", "up", capture.Egress, segment(tcp(host, far, 61001, 443), packet.ACK, 5001, 1, 50))
 		b.hear(nat.New, stranger, tcp(host, far, 61001, 443).Inverse())
 		b.shuffle(seed)
 		if len(b.Flows()) != 1 {
@@ -154,6 +160,9 @@ func TestMasquerade(t *testing.T) {
 			"gw/wan ingress " + again.Inverse().String(),
 			"host/up ingress " + outside.Inverse().String(),
 			"cnt/eth0 ingress " + inside.Inverse().String(),
+			"cnt/eth0 egress " + inside.String(),
+			"host/up egress " + outside.String(),
+			"gw/wan egress " + again.String(),
 			"1 events, 2 hits, 0 drops",
 		}
 		if diff := cmp.Diff(want, seen(b.Flows()[0])); diff != "" {
