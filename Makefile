@@ -37,8 +37,10 @@ demo: build tools
 test: tools peers lint
 	@$(if $(RACE),:,echo 'test: no C compiler, so no race detector' >&2)
 ifeq ($(shell id -u),0)
-	$(GO_TEST_RACE) $(PACKAGES)
-	CGO_ENABLED=0 $(GO_TEST) -exec '$(CURDIR)/scripts/as-user.sh' $(PACKAGES)
+	failed=0; \
+	$(GO_TEST_RACE) $(PACKAGES) || failed=1; \
+	CGO_ENABLED=0 $(GO_TEST) -exec '$(CURDIR)/scripts/as-user.sh' $(PACKAGES) || failed=1; \
+	exit $$failed
 else
 	$(GO_TEST_RACE) -exec '$(CURDIR)/scripts/as-user.sh' $(PACKAGES)
 endif
