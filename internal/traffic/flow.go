@@ -325,8 +325,9 @@ func (f *Flow) failing(now time.Time) bool {
 }
 
 // Due reports whether it is time to judge the flow: it is over, or was not
-// answered within patience, or its data does not get through for as long. A flow
-// that was judged is due again when it was answered after all.
+// answered within patience, or its data does not get through for as long, or a relay
+// took it and gets no answer itself. A flow that was judged is due again when it was
+// answered after all.
 func (f *Flow) Due(now time.Time, patience time.Duration) bool {
 	if f.Judged {
 		return f.failed && f.Answered() && f.Stalled(now) == nil
@@ -341,7 +342,10 @@ func (f *Flow) Due(now time.Time, patience time.Duration) bool {
 	case f.Stalled(now) != nil:
 		return now.Sub(f.Talk.Heard) > patience
 	}
-	return f.uncarried(now, patience)
+	// What came back from a relay says that what carries this flow on works: another
+	// flow that may be it, and is not answered, is somebody else's.
+	relayed := f.Tuple.Proto != packet.TCP || f.Talk.largest > 0
+	return !relayed && f.uncarried(now, patience)
 }
 
 // Over reports whether nothing more is to come.

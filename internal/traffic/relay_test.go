@@ -103,6 +103,32 @@ func TestRelayed(t *testing.T) {
 	}
 }
 
+// TestRelayedDue shows that a connection which a proxy lets wait is due, and one to
+// which it passes data is not, whatever else the proxy waits for.
+func TestRelayedDue(t *testing.T) {
+	for _, answers := range []bool{false, true} {
+		b := newBed(Config{})
+		b.Relays([]Relay{{NetNS: "host", Proto: packet.TCP, Port: 8080, Target: netip.AddrPortFrom(far, 80)}})
+		flow, pending := tcp(own, host, 4000, 8080), tcp(host, far, 5000, 80)
+		b.see("cnt", "eth0", capture.Egress, segment(flow, packet.SYN, 100, 0, 0))
+		b.see("cnt", "eth0", capture.Ingress, segment(flow.Inverse(), packet.SYN|packet.ACK, 900, 101, 0))
+		b.see("cnt", "eth0", capture.Egress, segment(flow, packet.ACK, 101, 901, 50))
+		b.see("host", "up", capture.Egress, segment(pending, packet.SYN, 500, 0, 0))
+		if answers {
+			b.see("cnt", "eth0", capture.Ingress, segment(flow.Inverse(), packet.ACK, 901, 151, 20))
+			b.see("cnt", "eth0", capture.Egress, segment(flow, packet.ACK, 151, 921, 0))
+		}
+		b.flush()
+		f := b.Flows()[0]
+		if len(f.Carriers()) != 1 {
+			t.Fatalf("carriers %+v", f.Carriers())
+		}
+		if due := f.Due(start.Add(b.clock+2*time.Second), time.Second); due == answers {
+			t.Errorf("data came back: %v, due: %v", answers, due)
+		}
+	}
+}
+
 // keyOf is the name that a packet with a tuple has in the table.
 func keyOf(t packet.Tuple) packet.Tuple {
 	h := segment(t, packet.SYN, 1, 0, 0)

@@ -41,7 +41,7 @@ type strays struct {
 // The bounds of followers: how many one stray has, how many there are, and for how
 // long they are taken: the sensor that tells whose they are is late by less.
 const (
-	maxFollowers = 16
+	maxFollowers = 64
 	maxFollowing = 1 << 14
 	lag          = 500 * time.Millisecond
 )
