@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"slices"
 	"time"
 
 	"github.com/pathtrace/pathtrace/capture"
@@ -50,9 +51,7 @@ const (
 // place a moment ago and is a stray, too. Of connections that are others' for sure,
 // or older, nothing is kept.
 func (s *strays) follow(key packet.Tuple, packet *capture.Sighting, now time.Time) bool {
-	all := s.byName[key]
-	for i := len(all) - 1; i >= 0; i-- {
-		one := all[i]
+	for _, one := range slices.Backward(s.byName[key]) {
 		if one.sighting == nil || one.sighting.Point != packet.Point {
 			continue
 		}
