@@ -92,11 +92,15 @@ type Ring struct {
 // network namespace; errors.Is(err, fs.ErrPermission) tells that it is missing.
 func OpenRing(cfg RingConfig) (*Ring, error) {
 	r, err := openRing(cfg)
+	where := ""
+	if cfg.Name != "" {
+		where = " on " + cfg.Name
+	}
 	switch {
 	case errors.Is(err, unix.EPERM):
-		return nil, fmt.Errorf("open packet ring on %s: needs CAP_NET_RAW: %w", cfg.Name, err)
+		return nil, fmt.Errorf("open a packet ring%s: needs CAP_NET_RAW: %w", where, err)
 	case err != nil:
-		return nil, fmt.Errorf("open packet ring on %s: %w", cfg.Name, err)
+		return nil, fmt.Errorf("open a packet ring%s: %w", where, err)
 	}
 	return r, nil
 }

@@ -690,7 +690,7 @@ func TestOpenRingErrors(t *testing.T) {
 		{Name: "one", RingBytes: 1},
 		{Name: "one", Selector: Selector{Proto: packet.ICMP, Ports: []uint16{1}}},
 	} {
-		if _, err := OpenRing(cfg); err == nil || !strings.HasPrefix(err.Error(), "open packet ring on one: ") {
+		if _, err := OpenRing(cfg); err == nil || !strings.HasPrefix(err.Error(), "open a packet ring on one: ") {
 			t.Errorf("%+v: %v", cfg, err)
 		}
 	}

@@ -70,7 +70,9 @@ type Command struct {
 	Name string `json:"name"`
 	// Status is its exit status, as a shell has it: 128 and the number of the
 	// signal that ended it.
-	Status  int           `json:"status"`
+	Status int `json:"status"`
+	// Unknown says why the status is not known; Status is 0 then.
+	Unknown string        `json:"unknown,omitempty"`
 	Elapsed time.Duration `json:"elapsed_ns"`
 }
 

@@ -121,7 +121,11 @@ func tracedEnds(f *Flow) string {
 
 // ended says how the command ended.
 func (p *printer) ended(c *Command) {
-	p.flow("", 2, span{text: fmt.Sprintf("ended with status %d after %s", c.Status, c.Elapsed.Round(time.Millisecond)), tone: faint})
+	text := fmt.Sprintf("ended with status %d after %s", c.Status, c.Elapsed.Round(time.Millisecond))
+	if c.Unknown != "" {
+		text = fmt.Sprintf("how it ended, after %s, is not known: %s", c.Elapsed.Round(time.Millisecond), c.Unknown)
+	}
+	p.flow("", 2, span{text: text, tone: faint})
 }
 
 // explainedTitle names the flow that legs and findings are about.

@@ -535,8 +535,10 @@ func ends(row *report.Flow) string {
 
 func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
-// unsuccessful reports whether a command ran, and failed.
-func (j *Judged) unsuccessful() bool { return j.Command != nil && j.Command.Status != 0 }
+// unsuccessful reports whether a command ran, and did not end well as far as known.
+func (j *Judged) unsuccessful() bool {
+	return j.Command != nil && (j.Command.Status != 0 || j.Command.Unknown != "")
+}
 
 // complaints are what far ends said that is no success: an HTTP status from 400
 // on, or a TLS alert; where the command failed, that there is no such name, too,

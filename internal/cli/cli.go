@@ -10,9 +10,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/pathtrace/pathtrace/report"
 )
@@ -23,6 +25,8 @@ const (
 	exitFailed       = 1 // it did not
 	exitCannotRun    = 2 // pathtrace cannot run as asked
 	exitInconclusive = 3 // nothing is proven
+	// exitInterrupted is that of exec when it ended the command, as shells have it.
+	exitInterrupted = 130
 )
 
 // environment is what a command may touch of the world outside. Commands
@@ -85,6 +89,7 @@ func newRootCommand(env *environment) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return plainFlag(err) })
 	root.AddCommand(newAnalyzeCommand(env), newExplainCommand(env), newVersionCommand(env))
 	root.AddCommand(systemCommands(env)...)
 	root.InitDefaultCompletionCmd()
@@ -96,6 +101,30 @@ func newRootCommand(env *environment) *cobra.Command {
 		}
 	}
 	return root
+}
+
+// plainFlag says which numbers a flag takes, in place of what parsed it.
+func plainFlag(err error) error {
+	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return err
+	}
+	number, ok := errors.AsType[*strconv.NumError](err)
+	if !ok {
+		return err
+	}
+	wants := "a whole number"
+	switch kind := invalid.GetFlag().Value.Type(); {
+	case kind == "uint16":
+		wants = "a number from 0 to 65535"
+	case kind == "uint8":
+		wants = "a number from 0 to 255"
+	case kind == "bool":
+		wants = "true or false"
+	case errors.Is(number.Err, strconv.ErrRange):
+		wants = "a smaller number"
+	}
+	return errors.New(strings.TrimSuffix(invalid.Error(), number.Error()) + "must be " + wants)
 }
 
 // arguments wants so many of them, which what says in words.

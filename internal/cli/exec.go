@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -88,6 +89,12 @@ func (f *execFlags) run(ctx context.Context, env *environment, argv []string) er
 	if err != nil {
 		return err
 	}
+	// When nobody takes the output, writing it fails, which ends the command; it does
+	// not end pathtrace, which would leave the command behind. That the signal is
+	// caught, and not ignored, leaves the command its own.
+	broken := make(chan os.Signal, 1)
+	signal.Notify(broken, unix.SIGPIPE)
+	defer signal.Stop(broken)
 	command := &command{source: source, argv: argv, env: env}
 	cfg := live.TraceConfig{
 		Kind: "exec", Target: filepath.Base(argv[0]), Source: source, Ahead: slices.DeleteFunc(servers, netip.Addr.IsLoopback),
@@ -112,6 +119,9 @@ func (f *execFlags) run(ctx context.Context, env *environment, argv []string) er
 		return withAdvice(err)
 	}
 	env.status = command.told.Status
+	if command.told.Unknown != "" {
+		env.status = exitInterrupted
+	}
 	if f.verdict {
 		env.status = outcomeStatus(r)
 	}
@@ -142,13 +152,17 @@ func (c *command) run(ctx context.Context) error {
 	}
 	defer restore()
 	started := time.Now()
+	early := context.AfterFunc(ctx, kill)
 	process, err := c.source.Exec(running, config)
+	early()
 	if err != nil {
 		return err
 	}
 	c.pid.Store(int64(process.PID))
 	stop := context.AfterFunc(ctx, func() {
-		_ = process.Signal(os.Interrupt) // it may have ended
+		if !c.interrupted(ctx) {
+			_ = process.Signal(os.Interrupt) // it may have ended
+		}
 		time.AfterFunc(patience, kill)
 	})
 	defer stop()
@@ -157,13 +171,33 @@ func (c *command) run(ctx context.Context) error {
 	}
 	status, err := process.Wait()
 	c.told = &report.Command{Name: filepath.Base(c.argv[0]), Status: status, Elapsed: time.Since(started)}
+	if err != nil {
+		c.told.Status, c.told.Unknown = 0, err.Error()
+	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		err = nil // it was made to end
+		c.told.Unknown = "it was interrupted and did not end by itself"
+		err = nil
 	}
 	if err != nil {
 		return fmt.Errorf("run %s: %w", c.told.Name, err)
 	}
 	return nil
+}
+
+// interrupted reports whether the terminal has told a command of the host, too, what
+// ended the context: that the user typed Ctrl-C. It tells all processes of its
+// foreground group, of which both are then.
+func (c *command) interrupted(ctx context.Context) bool {
+	if c.source.Kind == container.KindContainer || !strings.HasPrefix(context.Cause(ctx).Error(), unix.SIGINT.String()+" ") {
+		return false
+	}
+	terminal, err := os.Open("/dev/tty")
+	if err != nil {
+		return false // there is none
+	}
+	defer terminal.Close() //nolint:errcheck // nothing is written
+	group, err := unix.IoctlGetInt(int(terminal.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
 }
 
 // terminal gives the command the user's terminal where standard input and output

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pathtrace/pathtrace/internal/container"
 	"github.com/pathtrace/pathtrace/internal/evidence"
 	"github.com/pathtrace/pathtrace/internal/live"
 	"github.com/pathtrace/pathtrace/report"
@@ -43,9 +44,10 @@ failed: a line for one that was answered, and the whole explanation of one that
 was not answered in time, was refused, or whose data does not get through. With
 -o json each is one line, a report as "pathtrace ping -o json" prints it.
 
-It goes on until it is interrupted, or as long as --for and --packets say, and
-then prints what is known of the flows that still go on. What it keeps of a flow
-is bounded, and so is what it traces of it: it can run for days.`,
+It goes on until it is interrupted, or as long as --for and --packets say, or until
+the container is stopped, which it says and ends with status 3. Then it prints what
+is known of the flows that still go on. What it keeps of a flow is bounded, and so
+is what it traces of it: it can run for days.`,
 		Example: `  pathtrace watch --container cnt01
   pathtrace watch --container cnt01 -p tcp --dport 443 --for 1m
   pathtrace watch --container cnt01 -o json | jq -c .verdict
@@ -112,6 +114,11 @@ func (f *watchFlags) run(ctx context.Context, env *environment) error {
 			}
 		}
 	}
+	over := false
+	cfg.Gone = func(sentence string) {
+		remark(env, cfg.Save, sentence)
+		over = source.Kind == container.KindContainer
+	}
 	if f.verbose {
 		cfg.Log = log.New(env.err, "pathtrace: ", log.Lmicroseconds).Printf
 	}
@@ -138,6 +145,9 @@ func (f *watchFlags) run(ctx context.Context, env *environment) error {
 		begun = r != nil
 		return withAdvice(err)
 	})
+	if over {
+		env.status = exitInconclusive // it ends before it was asked to
+	}
 	err = errors.Join(err, cfg.Save.Close())
 	if !begun {
 		err = errors.Join(err, f.save.remove()) // nothing is in it

@@ -70,6 +70,10 @@ type runner interface {
 	exec(ctx context.Context, source *Source, config *ExecConfig) (*Process, error)
 }
 
+// startTimeout is how long an engine may take to start a command: on a machine that
+// is short of memory or processors it takes many seconds.
+const startTimeout = time.Minute
+
 // killDelay is how long a command has after SIGTERM.
 const killDelay = time.Second
 

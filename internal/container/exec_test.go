@@ -38,6 +38,36 @@ func machine(t *testing.T) *peer.Machine {
 	return m
 }
 
+// slowly has commands start late on a machine.
+func slowly(m *peer.Machine) {
+	m.Run("mv", "/usr/sbin/runc", "/usr/sbin/runc.fast")
+	m.Write("/usr/sbin/runc", "#!/bin/sh\ncase \" $* \" in *' exec '*) sleep 3;; esac\nexec /usr/sbin/runc.fast \"$@\"\n")
+	m.Run("chmod", "755", "/usr/sbin/runc")
+}
+
+// testSlowly wants a command that starts late to run, and one that is given up while
+// it starts not to be said to have run to its end.
+func testSlowly(t *testing.T, config Config) {
+	t.Helper()
+	s, err := Find(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if got := runIn(t, s, nil, "sh", "-c", "echo late; exit 7"); got != (ran{"late\n", "", 7}) {
+		t.Errorf("a slow start: %+v", got)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	p, err := s.Exec(ctx, ExecConfig{Argv: []string{"sleep", "1000"}})
+	if err == nil {
+		_, err = p.Wait()
+	}
+	if failed, ok := errors.AsType[*NotExecutedError](err); !errors.Is(err, context.DeadlineExceeded) || ok {
+		t.Errorf("given up: %v, %+v", err, failed)
+	}
+}
+
 // ran is what is known of a command that has ended.
 type ran struct {
 	stdout, stderr string
@@ -63,7 +93,10 @@ func runIn(t *testing.T, s *Source, stdin io.Reader, argv ...string) ran {
 func TestExecDocker(t *testing.T) {
 	docker := machine(t).Docker("--bridge=none")
 	docker.Container("cnt01", "--network=none", "--user=65534", "--env=PLACE=inside")
-	testExec(t, "docker", Config{Container: "cnt01", Engine: dockerEngine, DockerHost: docker.Host})
+	config := Config{Container: "cnt01", Engine: dockerEngine, DockerHost: docker.Host}
+	testExec(t, "docker", config)
+	slowly(docker.Machine)
+	testSlowly(t, config)
 }
 
 func TestExecPodman(t *testing.T) {
@@ -91,6 +124,8 @@ func TestExecContainerd(t *testing.T) {
 	if took := time.Since(start); got.stdout != "done\n" || took > 20*time.Second {
 		t.Errorf("got %+v after %v", got, took)
 	}
+	slowly(c.Machine)
+	testSlowly(t, config)
 	left, err := filepath.Glob(c.Path("/run/containerd/pathtrace-*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %q, %v", left, err)

@@ -30,9 +30,9 @@ func (s *Source) Gone(ctx context.Context) string {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return fmt.Sprintf("The container %s was removed meanwhile.", s.Name)
-		case err == nil && now.pid > 0 && now.id == s.ID:
+		case err == nil && now.pid > 0 && now.pid != s.PID && now.id == s.ID: // for a moment it is still the old one
 			return fmt.Sprintf("The container %s was restarted meanwhile: its network namespace is another one now.", s.Name)
-		case err == nil && now.pid > 0:
+		case err == nil && now.pid > 0 && now.id != s.ID:
 			return fmt.Sprintf("The container %s was stopped meanwhile, and another one has its name now.", s.Name)
 		}
 	}

@@ -44,6 +44,7 @@ const detachKeys = "ctrl-^,ctrl-],ctrl-^,ctrl-],ctrl-^,ctrl-]"
 // has ended.
 const (
 	askStep  = 5 * time.Millisecond
+	longStep = 100 * time.Millisecond
 	askSteps = 400
 )
 
@@ -146,7 +147,7 @@ func (e *session) inspect() (state, error) {
 // begun waits until the engine says which process the command is, or that it has
 // ended: Docker 20.10 answers the start first and runs the command then.
 func (e *session) begun() (pid int, err error) {
-	for range askSteps {
+	for begun, step := time.Now(), askStep; time.Since(begun) < startTimeout && e.ctx.Err() == nil; step = min(2*step, longStep) {
 		s, err := e.inspect()
 		switch {
 		case err != nil:
@@ -157,9 +158,9 @@ func (e *session) begun() (pid int, err error) {
 		case !s.Running && s.ExitCode != nil:
 			return 0, nil
 		}
-		time.Sleep(askStep)
+		time.Sleep(step)
 	}
-	return 0, fmt.Errorf("%s did not start the command within %v", e.source.Engine, askStep*askSteps)
+	return 0, errors.Join(e.ctx.Err(), fmt.Errorf("%s did not start the command within %v", e.source.Engine, startTimeout))
 }
 
 // hold keeps the command's process.

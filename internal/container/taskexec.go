@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // The methods of containerd's service of tasks that are called, and the numbers of
@@ -32,6 +34,7 @@ const (
 	fieldPID                                                                    = 1    // of a StartResponse
 	fieldStatus                                                                 = 1    // of a WaitResponse
 	fieldProcess, fieldProcessPID, fieldProcessStatus                           = 1, 3, 4
+	fieldSignal                                                                 = 3
 	fieldCloseStdin                                                             = 3
 	fieldWidth, fieldHeight                                                     = 3, 4
 
@@ -98,8 +101,9 @@ func (t *task) process(config *ExecConfig) ([]byte, error) {
 	if content == nil {
 		return nil, errors.New("containerd has its configuration no more")
 	}
+	// Numbers are those of the kernel, up to 64 bits: they stay as they are.
 	var of struct {
-		Process map[string]any `json:"process"`
+		Process map[string]json.RawMessage `json:"process"`
 	}
 	if err := json.Unmarshal(content, &of); err != nil {
 		return nil, fmt.Errorf("read %s/config.json: %w", t.dir, err)
@@ -107,22 +111,35 @@ func (t *task) process(config *ExecConfig) ([]byte, error) {
 	if of.Process == nil {
 		return nil, fmt.Errorf("%s/config.json has no process", t.dir)
 	}
-	of.Process["args"] = config.Argv
-	of.Process["terminal"] = config.TTY
+	change := func(name string, value any) {
+		var text []byte
+		text, err = json.Marshal(value)
+		of.Process[name] = text
+	}
+	change("args", config.Argv)
+	change("terminal", config.TTY)
 	if config.TTY {
-		of.Process["env"] = withTerminal(of.Process["env"])
+		var env []string
+		if of.Process["env"] != nil {
+			if err := json.Unmarshal(of.Process["env"], &env); err != nil {
+				return nil, fmt.Errorf("read %s/config.json: %w", t.dir, err)
+			}
+		}
+		change("env", withTerminal(env))
+	}
+	if err != nil {
+		return nil, err
 	}
 	return json.Marshal(of.Process)
 }
 
 // withTerminal adds the kind of terminal to an environment that does not tell it:
 // the plainest one that has colours.
-func withTerminal(env any) []any {
-	all, _ := env.([]any)
-	if slices.ContainsFunc(all, func(v any) bool { text, _ := v.(string); return strings.HasPrefix(text, "TERM=") }) {
-		return all
+func withTerminal(env []string) []string {
+	if slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, "TERM=") }) {
+		return env
 	}
-	return append(all, "TERM=xterm")
+	return append(env, "TERM=xterm")
 }
 
 // open connects to the daemon and makes the pipes.
@@ -154,7 +171,7 @@ func (e *taskExec) call(method string, ask message) (message, error) {
 	defer cancel()
 	answer, err := e.rpc.call(ctx, tasksService+method, ask)
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("no answer within %v", serviceTimeout)
+		err = fmt.Errorf("nothing within %v", serviceTimeout)
 	}
 	return answer, err
 }
@@ -171,9 +188,9 @@ func (e *taskExec) start(spec []byte) (pid int, err error) {
 		return 0, fmt.Errorf("run a command in %s: containerd answers %w", e.source.Name, err)
 	}
 	go e.await()
-	answer, err := e.call("Start", e.ask())
+	answer, err := e.begin()
 	if err != nil {
-		return 0, notExecuted(e.config.Argv[0], fmt.Sprintf("containerd answers %v", err))
+		return 0, err
 	}
 	// The shim has opened its ends.
 	e.pipes.begun()
@@ -191,6 +208,25 @@ func (e *taskExec) start(spec []byte) (pid int, err error) {
 		return err == nil && process.uint(fieldProcessStatus) == statusRunning && process.uint(fieldProcessPID) == uint64(pid)
 	})
 	return pid, nil
+}
+
+// begin has the process start, which may take long on a busy machine. One of which
+// that is not known for sure is not left behind.
+func (e *taskExec) begin() (message, error) {
+	ctx, cancel := context.WithTimeout(e.ctx, startTimeout)
+	defer cancel()
+	answer, err := e.rpc.call(ctx, tasksService+"Start", e.ask())
+	if err == nil {
+		return answer, nil
+	}
+	if refused, ok := errors.AsType[*rpcError](err); ok && ctx.Err() == nil {
+		return nil, notExecuted(e.config.Argv[0], fmt.Sprintf("containerd answers %v", refused))
+	}
+	err = fmt.Errorf("containerd did not start a command in %s: %w", e.source.Name, err)
+	if _, killErr := e.call("Kill", e.ask().number(fieldSignal, uint64(unix.SIGKILL))); killErr != nil {
+		err = errors.Join(err, fmt.Errorf("it may still run: containerd answers %w to a request to end it", killErr))
+	}
+	return nil, err
 }
 
 // await waits for the end of the command.

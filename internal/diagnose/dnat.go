@@ -112,7 +112,10 @@ func noListener(s *scene) *cause {
 	}
 	c := &cause{
 		code: NoListener, summary: s.seen.Summary,
-		advice: fmt.Sprintf("Start what is to listen at %s %s, or let it listen at that address and not at 127.0.0.1 alone (ss -ln shows who listens where).", netip.AddrPortFrom(t.Dst, t.DstPort), where(ns.Name)),
+		advice: fmt.Sprintf("Start what is to listen at %s %s (ss -ln shows who listens where).", netip.AddrPortFrom(t.Dst, t.DstPort), where(ns.Name)),
+	}
+	if !t.Dst.IsLoopback() {
+		c.advice = fmt.Sprintf("Start what is to listen at %s %s, or let it listen at that address and not at 127.0.0.1 alone (ss -ln shows who listens where).", netip.AddrPortFrom(t.Dst, t.DstPort), where(ns.Name))
 	}
 	if ns.Name == topology.HostName && slices.ContainsFunc(ns.Links, func(l topology.Link) bool { return l.Kind == "bridge" }) {
 		c.advice += " If a container is meant that listens on that port: it is reached by an address of the host only when the port is published (docker run -p), and then only by those whom the rule for it takes."

@@ -28,6 +28,7 @@ import (
 	"github.com/pathtrace/pathtrace/internal/netns"
 	"github.com/pathtrace/pathtrace/internal/path"
 	"github.com/pathtrace/pathtrace/internal/resolve"
+	"github.com/pathtrace/pathtrace/internal/skbdrop"
 	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/report"
 	"github.com/pathtrace/pathtrace/ruletrace"
@@ -178,6 +179,9 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 	r.finish(known, tries)
 	if gone := cfg.Source.Gone(context.WithoutCancel(ctx)); gone != "" {
 		known.Notes = append(known.Notes, gone)
+		if cfg.Source.Kind == container.KindContainer {
+			withoutSource(known)
+		}
 	}
 	cfg.Save.End(known)
 	out := answer.Report(known)
@@ -185,6 +189,16 @@ func Run(ctx context.Context, cfg Config) (*report.Report, error) {
 		err = cfg.Print(out)
 	}
 	return out, errors.Join(problem, err, <-closed)
+}
+
+// withoutSource makes a run one whose source is gone: what its namespace looks like
+// now explains nothing, nor do silence and what was thrown away with its interfaces.
+func withoutSource(known *evidence.Run) {
+	known.After = nil
+	for i := range known.Tries {
+		known.Tries[i].Interrupted = true
+	}
+	known.Drops = slices.DeleteFunc(known.Drops, func(d skbdrop.Drop) bool { return d.Reason == skbdrop.QueuePurge })
 }
 
 // run is a live run between arming and report.

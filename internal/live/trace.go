@@ -57,6 +57,10 @@ type TraceConfig struct {
 	// Each is called with each flow when it has ended or failed, its line and the
 	// report that explains it, one at a time; nil for none.
 	Each func(report.Flow, *report.Report) error
+	// Gone is called once, with a sentence, when the source's container or process has
+	// ended meanwhile, or its name is another namespace's. With a container the trace
+	// ends: nothing more can come of it. nil for none.
+	Gone func(string)
 	// Command is the first process of the command that runs meanwhile, 0 before it
 	// has begun: flows of other processes are told apart. nil where none runs.
 	Command func() int
@@ -71,6 +75,8 @@ type TraceConfig struct {
 const (
 	// tick is how often flows are looked at.
 	tick = 50 * time.Millisecond
+	// lookAfter is how often it is looked whether the source is still there.
+	lookAfter = time.Second
 	// traceRing is the size of a packet ring that sees everything of a namespace.
 	traceRing = 8 << 20
 	// maxRoutes is how many of the host's routes are followed ahead.
@@ -111,6 +117,11 @@ func Trace(ctx context.Context, cfg TraceConfig, during func(context.Context) er
 	defer stopWatching()
 	t.watch = watch
 	t.openAll()
+	if err := t.blind(); err != nil {
+		stopWatching()
+		t.sensing.Wait()
+		return nil, errors.Join(err, t.close())
+	}
 	cfg.Log("armed after %s", time.Since(t.tracer.Run.Started).Round(time.Millisecond))
 	if cfg.Ready != nil {
 		t.sensed()
@@ -150,6 +161,9 @@ type tracing struct {
 	stopAsking func()
 	asked      time.Time
 	told       bool
+
+	checked time.Time // when the source was last looked after
+	gone    string    // what became of it, in a sentence
 
 	tracer   *answer.Tracer
 	sensors  *evidence.Sensors // as last saved
@@ -243,6 +257,16 @@ func (t *tracing) openAll() {
 	if t.cfg.Older {
 		t.dump()
 	}
+}
+
+// blind is the error of a trace that sees no packet of the source.
+func (t *tracing) blind() error {
+	for _, s := range t.stations {
+		if s.name == t.topo.Source && s.ring == nil {
+			return fmt.Errorf("see what %s sends: %w", t.cfg.Source.Name, s.reason(sensorCapture))
+		}
+	}
+	return nil
 }
 
 // openMore opens the sensors of namespaces that were found later.
@@ -347,12 +371,29 @@ func (t *tracing) follow(ctx context.Context, during func(context.Context) error
 			t.look(ctx)
 			t.judge(ctx, now.Round(0))
 			t.cfg.Save.Flush()
-			if t.failed != nil || t.cfg.Packets > 0 && t.passed() >= uint64(t.cfg.Packets) {
-				cancel() // nobody reads what is said, or enough was seen
+			if t.vanished(ctx, now) || t.failed != nil || t.cfg.Packets > 0 && t.passed() >= uint64(t.cfg.Packets) {
+				cancel() // nothing more can come, nobody reads what is said, or enough was seen
 			}
 		}
 	}
 }
+
+// vanished looks after the source now and then. It reports whether it was a container
+// that is gone. A command in one ends by itself.
+func (t *tracing) vanished(ctx context.Context, now time.Time) bool {
+	if t.cfg.Gone == nil || t.gone != "" || now.Sub(t.checked) < lookAfter {
+		return false
+	}
+	t.checked = now
+	if t.gone = t.cfg.Source.Gone(ctx); t.gone != "" {
+		t.cfg.Gone(t.gone)
+	}
+	return t.over()
+}
+
+// over reports whether the source was a container that is gone. What its namespace
+// looks like then explains nothing.
+func (t *tracing) over() bool { return t.gone != "" && t.cfg.Source.Kind == container.KindContainer }
 
 // settle waits until the kernel has given up the packets whose next hop does not
 // answer: before that nobody knows what becomes of them.
@@ -487,14 +528,19 @@ func (t *tracing) finish(ctx context.Context) {
 			t.owners[f.Number] = whose.of(context.Background(), t.seen.copied(f))
 		}
 	}
-	t.snapshot(ctx, all, now)
+	if t.gone == "" {
+		t.gone = t.cfg.Source.Gone(context.Background())
+	}
+	if !t.over() {
+		t.snapshot(ctx, all, now)
+	}
 	for _, f := range t.tracer.Left(now) {
-		t.explain(f, now, ctx.Err() != nil)
+		t.explain(f, now, ctx.Err() != nil || t.over())
 	}
 	t.sensed()
 	end := &evidence.Ending{Finished: now, Changes: topology.Changes(t.topo, t.handles.Reread())}
-	if gone := t.cfg.Source.Gone(context.Background()); gone != "" {
-		end.Changes = append(end.Changes, gone)
+	if t.gone != "" {
+		end.Changes = append(end.Changes, t.gone)
 	}
 	if t.cfg.Ran != nil {
 		end.Command = t.cfg.Ran()

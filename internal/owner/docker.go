@@ -16,7 +16,11 @@ const dockerUser = "DOCKER-USER"
 // dockerChain are Docker's chains in the tables of iptables: up to version 27 with
 // the isolation stages, from 28 on with those behind DOCKER-FORWARD. DOCKER-INGRESS
 // is swarm's.
-var dockerChain = anyOf(`DOCKER|DOCKER-(?:ISOLATION|ISOLATION-STAGE-[12]|INGRESS|FORWARD|BRIDGE|CT|INTERNAL)`)
+var dockerChain = anyOf(`DOCKER|DOCKER-(?:ISOLATION|ISOLATION-STAGE-[12]|INGRESS|FORWARD|BRIDGE|CT|INTERNAL)|` + dnsChains)
+
+// dnsChains are in the namespaces of containers: they lead what is for 127.0.0.11 to
+// the port of Docker's own name server.
+const dnsChains = `DOCKER_OUTPUT|DOCKER_POSTROUTING`
 
 // dockerTable is the table of Docker's backend for nftables, one for ip and one
 // for ip6. Chains of one network have the bridge's name behind "__".
@@ -59,6 +63,7 @@ var dockerForms = []form{
 	newForm(`DOCKER-CT`, `-o <bridge> -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT`, ""),
 	newForm(`DOCKER-FORWARD`, `-i <bridge> (?:! -o <bridge> )?-j ACCEPT`, "OUTGOING"),
 	newForm(`DOCKER-FORWARD`, `-i <bridge> -o <bridge> -j (?:ACCEPT|DROP)`, "ICC"),
+	newForm(dnsChains, `.*`, "DNS"),
 }
 
 // networkForms are rules that Docker writes into chains that are not its own.

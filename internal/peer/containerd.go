@@ -4,6 +4,7 @@ package peer
 
 import (
 	"encoding/json"
+	"math"
 )
 
 // Containerd is a containerd on a machine, without another engine that drives it.
@@ -43,7 +44,8 @@ func (c *Containerd) Container(namespace, name, netns string, annotations map[st
 		"root":       map[string]any{"path": c.root},
 		"process": map[string]any{
 			"args": []string{"sleep", "infinity"}, "cwd": "/", "env": []string{"PATH=/bin", "PLACE=inside"},
-			"user": map[string]int{"uid": 65534, "gid": 65534},
+			"user":    map[string]int{"uid": 65534, "gid": 65534},
+			"rlimits": []map[string]any{{"type": "RLIMIT_FSIZE", "hard": uint64(math.MaxUint64), "soft": uint64(math.MaxUint64)}},
 		},
 		"mounts": []map[string]any{
 			{"destination": "/proc", "type": "proc", "source": "proc"},

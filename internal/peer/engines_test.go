@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pathtrace/pathtrace/internal/lab"
 	"github.com/pathtrace/pathtrace/internal/peer"
@@ -103,5 +104,44 @@ func TestContainerdPod(t *testing.T) {
 	}
 	if !strings.Contains(r.Verdict.Summary, "kube-proxy, service default/empty:http") || r.Verdict.Code != "FILTER_REJECTED" {
 		t.Errorf("%s: %s", r.Verdict.Code, r.Verdict.Summary)
+	}
+}
+
+// TestContainerStops stops a container while it is traced: that is said, and what its
+// namespace looks like then is no explanation. A command of which nobody takes the
+// output is not left behind.
+func TestContainerStops(t *testing.T) {
+	t.Parallel()
+	m := host(t, "docker-bridge")
+	m.Run("ln", "-sf", "iptables-nft", "/usr/sbin/iptables")
+	d := m.Docker()
+	d.Container("cnt01")
+	during := func(words ...string) (string, error) {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			time.Sleep(1500 * time.Millisecond)
+			_, _ = m.Try("docker", "kill", "cnt01")
+		}()
+		output, err := m.Try("pathtrace", words...)
+		<-ended
+		m.Run("docker", "start", "cnt01")
+		return output, err
+	}
+	began := time.Now()
+	output, err := during("watch", "--container", "cnt01", "--for", "1m")
+	if took := time.Since(began); took > 30*time.Second || err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(output, "The container cnt01 has ended meanwhile.") {
+		t.Errorf("watch ends with %v after %v, and prints\n%s", err, took, output)
+	}
+	output, err = during("tcp", "172.17.0.99:80", "--container", "cnt01", "--timeout", "3s")
+	if err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(output, "INCONCLUSIVE") || !strings.Contains(output, "has ended meanwhile") || strings.Contains(output, "findings") {
+		t.Errorf("tcp ends with %v, and prints\n%s", err, output)
+	}
+	output = m.Run("sh", "-c", `pathtrace exec --container cnt01 --report /tmp/report -- sh -c 'while :; do echo y; done' | head -n 1; cat /tmp/report`)
+	if !strings.HasPrefix(output, "y\n") || !strings.Contains(output, "is not known: output of the command: ") {
+		t.Errorf("exec prints\n%s", output)
+	}
+	if left := m.Run("docker", "top", "cnt01"); strings.Contains(left, "echo y") {
+		t.Errorf("the command is left behind:\n%s", left)
 	}
 }

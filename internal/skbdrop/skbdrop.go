@@ -56,6 +56,9 @@ const (
 	NoSocket      = "NO_SOCKET"
 	NetfilterDrop = "NETFILTER_DROP"
 	NotSpecified  = "NOT_SPECIFIED"
+	// QueuePurge is that a queue was emptied: its owner went away, such as a socket,
+	// a neighbour, an interface.
+	QueuePurge = "QUEUE_PURGE"
 )
 
 // benign are the ends of packets, or of copies of them, that belong to healthy
@@ -66,7 +69,7 @@ var benign = map[string][]string{
 	// Frames for somebody else: floods and mirror copies.
 	"OTHERHOST": nil,
 	// What a socket still held when it was closed.
-	"QUEUE_PURGE": {"inet_sock_destruct", "sk_stream_kill_queues", "skb_queue_purge_reason"},
+	QueuePurge: {"inet_sock_destruct", "sk_stream_kill_queues", "skb_queue_purge_reason"},
 	// Multicast that nobody joined, segments that carried nothing new.
 	NotSpecified: {"ip6_mc_input", "tcp_v4_rcv", "tcp_v6_rcv", "ip_rcv_finish_core"},
 }

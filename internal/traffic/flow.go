@@ -332,6 +332,7 @@ func (f *Flow) Due(now time.Time, patience time.Duration) bool {
 	if f.Judged {
 		return f.failed && f.Answered() && f.Stalled(now) == nil
 	}
+	stall := f.Stalled(now)
 	switch {
 	case f.Over(now):
 		return true
@@ -339,8 +340,8 @@ func (f *Flow) Due(now time.Time, patience time.Duration) bool {
 		return false
 	case !f.Answered():
 		return now.Sub(f.Began) > patience
-	case f.Stalled(now) != nil:
-		return now.Sub(f.Talk.Heard) > patience
+	case stall != nil:
+		return now.Sub(f.since(stall)) > patience
 	}
 	// What came back from a relay says that what carries this flow on works: another
 	// flow that may be it, and is not answered, is somebody else's.

@@ -50,12 +50,12 @@ const (
 // follow keeps a packet that opens nothing, if what opened its flow came by the same
 // place a moment ago and is a stray, too. Of connections that are others' for sure,
 // or older, nothing is kept.
-func (s *strays) follow(key packet.Tuple, packet *capture.Sighting, now time.Time) bool {
+func (s *strays) follow(key packet.Tuple, packet *capture.Sighting) bool {
 	for _, one := range slices.Backward(s.byName[key]) {
 		if one.sighting == nil || one.sighting.Point != packet.Point {
 			continue
 		}
-		if now.Sub(one.at) > lag || len(one.followers) == maxFollowers || s.following == maxFollowing {
+		if packet.Time.Sub(one.at) > lag || len(one.followers) == maxFollowers || s.following == maxFollowing {
 			return false
 		}
 		follower := *packet

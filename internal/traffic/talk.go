@@ -40,6 +40,7 @@ type Talk struct {
 	begun            bool
 	acked, sent      uint32
 	repeats, segment int
+	unmoved          time.Time // when that was first sent, or all before it acknowledged
 	taken, received  uint32
 	finished         [2]bool
 	theirs           uint32 // the number of the far end's first byte
@@ -220,6 +221,9 @@ func (t *Talk) request(h *packet.Header, at time.Time) {
 	}
 	if h.DataLength > 0 {
 		if h.Seq == t.acked {
+			if t.repeats == 0 {
+				t.unmoved = at
+			}
 			t.repeats++
 			t.segment = h.DataLength
 		}
@@ -242,7 +246,7 @@ func (t *Talk) request(h *packet.Header, at time.Time) {
 // reply takes a segment of the other side.
 func (t *Talk) reply(h *packet.Header, at time.Time) {
 	if h.Flags.Has(packet.ACK) && t.begun && after(h.Ack, t.acked) {
-		t.acked, t.repeats, t.segment = h.Ack, 0, 0
+		t.acked, t.repeats, t.segment, t.unmoved = h.Ack, 0, 0, at
 	}
 	end := h.Seq + uint32(h.DataLength)
 	if h.DataLength == 0 || t.taken != 0 && !after(end, t.taken) {
@@ -309,6 +313,17 @@ func (f *Flow) Stalled(now time.Time) *Stall {
 		return s
 	}
 	return nil
+}
+
+// since is from when on the data of a stall did not get through, whatever else did.
+func (f *Flow) since(s *Stall) time.Time {
+	switch {
+	case !s.Incoming:
+		return f.Talk.unmoved
+	case !f.Talk.waiting.IsZero():
+		return f.Talk.waiting
+	}
+	return s.Seen.Time
 }
 
 // leaving finds a segment of the source's as it left first, of the times that are

@@ -144,7 +144,7 @@ func (t *Table) Sighting(s capture.Sighting) bool {
 	}
 	f := t.names[key]
 	if f == nil && !opens(h) && !t.leaves(&s) && !t.arrives(&s) {
-		return t.strays.follow(key, &s, t.now)
+		return t.strays.follow(key, &s)
 	}
 	t.tick(s.Time)
 	if f == nil {

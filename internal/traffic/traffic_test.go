@@ -290,6 +290,28 @@ func TestStalled(t *testing.T) {
 	}
 }
 
+// TestStalledDue shows that an upload that does not get through is due although the
+// other end goes on sending.
+func TestStalledDue(t *testing.T) {
+	inside := tcp(own, far, 4000, 443)
+	b := newBed(Config{})
+	out := func(flags packet.TCPFlags, seq, ack uint32, length int) {
+		b.see("cnt", "eth0", capture.Egress, segment(inside, flags, seq, ack, length))
+	}
+	out(packet.SYN, 100, 0, 0)
+	b.see("cnt", "eth0", capture.Ingress, segment(inside.Inverse(), packet.SYN|packet.ACK, 900, 101, 0))
+	b.clock += time.Hour // nothing is to do
+	for n := range uint32(8) {
+		out(packet.ACK, 101, 901+n, 1460)
+		b.see("cnt", "eth0", capture.Ingress, segment(inside.Inverse(), packet.ACK, 901+n, 101, 1))
+		b.clock += time.Second
+		b.flush()
+		if due := b.Flows()[0].Due(start.Add(b.clock), 5*time.Second); due != (n >= 4) {
+			t.Errorf("after %d s: due %v", n+1, due)
+		}
+	}
+}
+
 // TestStalledFrom shows that what is sent again and again is followed from where it
 // comes by first, whichever of the times each place has kept or seen so far.
 func TestStalledFrom(t *testing.T) {
