@@ -183,7 +183,11 @@ func (l *Ledger) Hit(h *ruletrace.Hit) string {
 	if h.Egress != "" {
 		interfaces += " out " + h.Egress
 	}
-	return l.Add("rule", h.NetNS, h.Time, fmt.Sprintf("%s: %s: %s %s%s: %s%s", source, place, h.Header.Tuple, Describe(&h.Header), interfaces, h.Rule.Text, verdict))
+	rule := "" // a policy has no text
+	if h.Rule.Text != "" {
+		rule = ": " + h.Rule.Text
+	}
+	return l.Add("rule", h.NetNS, h.Time, fmt.Sprintf("%s: %s: %s %s%s%s%s", source, place, h.Header.Tuple, Describe(&h.Header), interfaces, rule, verdict))
 }
 
 // Event adds what conntrack said.
