@@ -179,6 +179,9 @@ func headlineOf(r *Report) (string, tone) {
 		}
 		return "LOST" + way + ".", bad
 	case Unsent:
+		if r.Verdict.Code == "OK" {
+			return "NOTHING SENT.", good // a command that does without
+		}
 		return "NOT SENT.", bad
 	default:
 		return strings.ToUpper(string(o)) + ".", doubtful

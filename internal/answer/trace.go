@@ -454,7 +454,7 @@ func Trace(run *evidence.Run, j *Judged) *report.Report {
 		out, traced.Explained = some.report, some.number
 	}
 	if out == nil {
-		out = nothing(run)
+		out = nothing(run, j)
 	}
 	out.Request, out.Started, out.Finished, out.Sensors = run.Request, run.Started, run.Finished, Sensors(run)
 	out.Traced, out.Flows = traced, j.rows
@@ -617,15 +617,24 @@ func (r *remarks) String() string {
 	return b.String()
 }
 
-// nothing is the report about a source from which no packet was seen.
-func nothing(run *evidence.Run) *report.Report {
-	out := &report.Report{
-		Schema: report.Schema, Tool: report.Tool{Version: run.Version}, Findings: []report.Finding{}, Translations: []report.Translation{},
-		Legs: report.Legs{Request: []report.Hop{}, Reply: []report.Hop{}}, Evidence: []report.Evidence{},
-		Verdict: report.Verdict{
-			Outcome: report.Unsent, Leg: "request", Code: diagnose.NotSeen, Confidence: report.Observed, NetNS: run.Topology.Source, Evidence: []string{},
-			Summary: fmt.Sprintf("No packet of a new flow left %s.", run.Topology.Source),
-		},
+// nothing is the report about a source from which no packet was seen. That is well
+// where a command ended well without; where packets may have been missed, nobody
+// knows.
+func nothing(run *evidence.Run, j *Judged) *report.Report {
+	v := report.Verdict{
+		Outcome: report.Unsent, Leg: "request", Code: diagnose.NotSeen, Confidence: report.Observed, NetNS: run.Topology.Source, Evidence: []string{},
+		Summary: fmt.Sprintf("No packet of a new flow left %s.", run.Topology.Source),
 	}
-	return out
+	missed := slices.ContainsFunc(run.Stations, func(s evidence.Station) bool { return s.NetNS == run.Topology.Source && !s.Captured })
+	switch {
+	case missed:
+		v.Outcome, v.Code, v.Confidence = report.Inconclusive, diagnose.Inconclusive, report.Assumed
+		v.Summary = fmt.Sprintf("No packet of a new flow was seen to leave %s, of whose packets some were missed.", run.Topology.Source)
+	case j.Command != nil && !j.unsuccessful():
+		v.Code = diagnose.OK
+	}
+	return &report.Report{
+		Schema: report.Schema, Tool: report.Tool{Version: run.Version}, Findings: []report.Finding{}, Translations: []report.Translation{},
+		Legs: report.Legs{Request: []report.Hop{}, Reply: []report.Hop{}}, Evidence: []report.Evidence{}, Verdict: v,
+	}
 }
