@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 
 	"github.com/pathtrace/pathtrace/capture"
@@ -88,25 +87,16 @@ type Piece struct {
 func Pieces(f File) iter.Seq2[Piece, error] {
 	return func(yield func(Piece, error) bool) {
 		var r listingReader
-		var batch capture.Batch
-		for {
-			err := f.Next(&batch)
-			if err != nil && !errors.Is(err, io.EOF) {
-				yield(Piece{}, fmt.Errorf("read bundle: %w", err))
+		for one, err := range packets(f) {
+			if err != nil {
+				yield(Piece{}, err)
 				return
 			}
-			if err != nil {
-				break
+			if !isRecords(*one.from) {
+				continue
 			}
-			interfaces := f.Interfaces()
-			for i := range batch.Records {
-				p := &batch.Records[i]
-				if !isRecords(interfaces[p.Interface]) {
-					continue
-				}
-				if piece, ok := r.take(p); ok && !yield(piece, nil) {
-					return
-				}
+			if piece, ok := r.take(one.packet); ok && !yield(piece, nil) {
+				return
 			}
 		}
 		if err := r.missing("it ends before it says what it is of"); !r.begun && err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"slices"
 	"time"
@@ -40,6 +41,37 @@ type File interface {
 	Problem() *capture.FileProblem
 }
 
+// packets are the packets of a file, each with its interface and valid until the next
+// one is asked for. An error of reading comes last.
+func packets(f File) iter.Seq2[saved, error] {
+	return func(yield func(saved, error) bool) {
+		var batch capture.Batch
+		for {
+			err := f.Next(&batch)
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			if err != nil {
+				yield(saved{}, fmt.Errorf("read bundle: %w", err))
+				return
+			}
+			interfaces := f.Interfaces()
+			for i := range batch.Records {
+				p := &batch.Records[i]
+				if !yield(saved{p, &interfaces[p.Interface]}, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// saved is a packet of a file, and the interface that it was saved for.
+type saved struct {
+	packet *capture.Record
+	from   *capture.FileInterface
+}
+
 // Read reads a bundle. One that ends before its run did gives what was known
 // until then: its last probe was interrupted, and no sensor is known to have
 // missed nothing. What is wrong with the file is among the run's notes. The
@@ -47,27 +79,23 @@ type File interface {
 // the beginning was read, or says that not even the beginning of the run is there.
 func Read(f File) (*Run, error) {
 	r := newReader()
-	var batch capture.Batch
-	for {
-		err := f.Next(&batch)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("read bundle: %w", err)
-		}
-		interfaces := f.Interfaces()
-		if !slices.ContainsFunc(interfaces, isRecords) {
-			return nil, ErrNotBundle
-		}
+	isBundle := false
+	for one, err := range packets(f) {
 		if err != nil {
-			return r.finish(f.Problem())
+			return nil, err
 		}
-		for i := range batch.Records {
-			p := &batch.Records[i]
-			r.take(p, &interfaces[p.Interface])
+		if isBundle = isBundle || slices.ContainsFunc(f.Interfaces(), isRecords); !isBundle {
+			break
 		}
+		r.take(one.packet, one.from)
 		if r.other != nil {
 			return nil, r.other
 		}
 	}
+	if !isBundle && !slices.ContainsFunc(f.Interfaces(), isRecords) {
+		return nil, ErrNotBundle
+	}
+	return r.finish(f.Problem())
 }
 
 // reader puts a run together from records.

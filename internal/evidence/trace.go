@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"net/netip"
 	"time"
@@ -201,22 +200,13 @@ func (w *Writer) Flush() {
 func Moments(f File) iter.Seq2[Moment, error] {
 	return func(yield func(Moment, error) bool) {
 		r := traceReader{places: newPlaces()}
-		var batch capture.Batch
-		for {
-			err := f.Next(&batch)
-			if err != nil && !errors.Is(err, io.EOF) {
-				yield(Moment{}, fmt.Errorf("read bundle: %w", err))
+		for one, err := range packets(f) {
+			if err != nil {
+				yield(Moment{}, err)
 				return
 			}
-			if err != nil {
-				break
-			}
-			interfaces := f.Interfaces()
-			for i := range batch.Records {
-				p := &batch.Records[i]
-				if m, ok := r.take(p, &interfaces[p.Interface]); ok && !yield(m, nil) {
-					return
-				}
+			if m, ok := r.take(one.packet, one.from); ok && !yield(m, nil) {
+				return
 			}
 		}
 		if !r.begun {
