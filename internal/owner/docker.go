@@ -63,7 +63,8 @@ var dockerForms = []form{
 	newForm(`DOCKER-CT`, `-o <bridge> -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT`, ""),
 	newForm(`DOCKER-FORWARD`, `-i <bridge> (?:! -o <bridge> )?-j ACCEPT`, "OUTGOING"),
 	newForm(`DOCKER-FORWARD`, `-i <bridge> -o <bridge> -j (?:ACCEPT|DROP)`, "ICC"),
-	newForm(dnsChains, `.*`, "DNS"),
+	newForm(`DOCKER_OUTPUT`, `-d 127\.0\.0\.11/32 <match> -j DNAT --to-destination 127\.0\.0\.11:\d+`, "DNS"),
+	newForm(`DOCKER_POSTROUTING`, `-s 127\.0\.0\.11/32 <match> -j SNAT --to-source :53`, "DNS"),
 }
 
 // networkForms are rules that Docker writes into chains that are not its own.

@@ -107,6 +107,13 @@ COMMIT
 :PREROUTING ACCEPT [0:0]
 :POSTROUTING ACCEPT [0:0]
 :DOCKER - [0:0]
+:OUTPUT ACCEPT [0:0]
+:DOCKER_OUTPUT - [0:0]
+:DOCKER_POSTROUTING - [0:0]
+-A OUTPUT -d 127.0.0.11/32 -j DOCKER_OUTPUT
+-A DOCKER_OUTPUT -d 127.0.0.11/32 -p udp -m udp --dport 53 -j DNAT --to-destination 127.0.0.11:36089
+-A DOCKER_OUTPUT -d 192.0.2.53/32 -p udp -m udp --dport 53 -j DNAT --to-destination 192.0.2.1:53
+-A DOCKER_POSTROUTING -s 127.0.0.11/32 -p tcp -m tcp --sport 45283 -j SNAT --to-source :53
 -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
 -A POSTROUTING -s 172.18.0.0/16 ! -o br-5f1c3a9d2b7e -j MASQUERADE
 -A POSTROUTING -s 172.17.0.0/16 ! -o br-5f1c3a9d2b7e -j MASQUERADE
@@ -150,6 +157,10 @@ func TestDocker(t *testing.T) {
 		`filter: -A DOCKER-USER -s 172.17.0.0/16 -m comment --comment "as I please -j DOCKER" -j DROP`:                          "",
 		"filter: -A DOCKER-USER -j RETURN":                                                                                      "",
 		"filter: -A f2b-docker -s 192.0.2.7/32 -j REJECT":                                                                       "fail2ban",
+		"nat: -A OUTPUT -d 127.0.0.11/32 -j DOCKER_OUTPUT":                                                                      "Docker",
+		"nat: -A DOCKER_OUTPUT -d 127.0.0.11/32 -p udp -m udp --dport 53 -j DNAT --to-destination 127.0.0.11:36089":             "Docker, DNS",
+		"nat: -A DOCKER_OUTPUT -d 192.0.2.53/32 -p udp -m udp --dport 53 -j DNAT --to-destination 192.0.2.1:53":                 "Docker",
+		"nat: -A DOCKER_POSTROUTING -s 127.0.0.11/32 -p tcp -m tcp --sport 45283 -j SNAT --to-source :53":                       "Docker, DNS",
 		"nat: -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER":                                                             "Docker",
 		"nat: -A POSTROUTING -s 172.18.0.0/16 ! -o br-5f1c3a9d2b7e -j MASQUERADE":                                               "Docker, network app, MASQUERADE",
 		"nat: -A POSTROUTING -s 172.17.0.0/16 ! -o br-5f1c3a9d2b7e -j MASQUERADE":                                               "", // of two networks
