@@ -71,7 +71,8 @@ type runner interface {
 }
 
 // startTimeout is how long an engine may take to start a command: on a machine that
-// is short of memory or processors it takes many seconds.
+// is short of memory or processors it takes many seconds. It is waited for also when
+// the command is to be ended meanwhile, because only what has begun can be ended.
 const startTimeout = time.Minute
 
 // killDelay is how long a command has after SIGTERM.

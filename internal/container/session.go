@@ -147,7 +147,7 @@ func (e *session) inspect() (state, error) {
 // begun waits until the engine says which process the command is, or that it has
 // ended: Docker 20.10 answers the start first and runs the command then.
 func (e *session) begun() (pid int, err error) {
-	for begun, step := time.Now(), askStep; time.Since(begun) < startTimeout && e.ctx.Err() == nil; step = min(2*step, longStep) {
+	for begun, step := time.Now(), askStep; time.Since(begun) < startTimeout; step = min(2*step, longStep) {
 		s, err := e.inspect()
 		switch {
 		case err != nil:
@@ -160,7 +160,7 @@ func (e *session) begun() (pid int, err error) {
 		}
 		time.Sleep(step)
 	}
-	return 0, errors.Join(e.ctx.Err(), fmt.Errorf("%s did not start the command within %v", e.source.Engine, startTimeout))
+	return 0, fmt.Errorf("%s did not start the command within %v", e.source.Engine, startTimeout)
 }
 
 // hold keeps the command's process.

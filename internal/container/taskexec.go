@@ -213,7 +213,7 @@ func (e *taskExec) start(spec []byte) (pid int, err error) {
 // begin has the process start, which may take long on a busy machine. One of which
 // that is not known for sure is not left behind.
 func (e *taskExec) begin() (message, error) {
-	ctx, cancel := context.WithTimeout(e.ctx, startTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.ctx), startTimeout)
 	defer cancel()
 	answer, err := e.rpc.call(ctx, tasksService+"Start", e.ask())
 	if err == nil {
