@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -389,6 +390,30 @@ func TestAnalyzeDamage(t *testing.T) {
 		status, stdout, stderr := analyzeCommand(t.Context(), nil, tt.files...)
 		if status != exitCannotRun || stdout != "" || !strings.Contains(stderr, tt.want) {
 			t.Errorf("%v: status %d, stdout %q, stderr %q, want %q in it", tt.files, status, stdout, stderr, tt.want)
+		}
+	}
+}
+
+// TestAnalyzeEmptyLogs says of logs that nothing is in them, and refuses a trace that
+// is all there is.
+func TestAnalyzeEmptyLogs(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	o.ping("192.0.2.80", 38, 1, nil)
+	cnt, _ := o.pair()
+	empty := file(t, "empty.txt", nil)
+	rules := file(t, "rules.txt", []byte("*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n"))
+	for _, args := range [][]string{{"--trace", empty}, {"--trace", empty, "--rules", rules}} {
+		status, stdout, stderr := analyzeCommand(t.Context(), nil, args...)
+		if want := "no line of a trace in empty.txt: "; status != exitCannotRun || stdout != "" || !strings.Contains(stderr, want) {
+			t.Errorf("%v: status %d, stdout %q, stderr %q, want %q in it", args, status, stdout, stderr, want)
+		}
+	}
+	for _, flag := range []string{"--conntrack", "--trace", "--rules"} {
+		for _, args := range [][]string{{cnt, flag, empty}, {cnt, flag, empty, "--flow", "1"}} {
+			if r := analyzed(t, exitOK, args...); !slices.Equal(r.Notes, []string{"empty.txt is empty."}) {
+				t.Errorf("%v: notes %q", args, r.Notes)
+			}
 		}
 	}
 }

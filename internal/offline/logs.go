@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/pathtrace/pathtrace/internal/container"
 	"github.com/pathtrace/pathtrace/internal/engine"
@@ -30,8 +31,8 @@ type Logs struct {
 	Networks []engine.Network
 	// Notes say what of the logs was not understood.
 	Notes []string
-	// trace is the name of the file that Hits are from; alone says that it is
-	// taken for a capture.
+	// trace names the files that Hits are from; alone says that they are taken for a
+	// capture.
 	trace string
 	alone bool
 }
@@ -58,11 +59,20 @@ func ReadLogs(files LogFiles) (Logs, error) {
 			errs = append(errs, l.read(f, parse))
 		}
 	}
+	l.trace = namesOf(files.Trace)
 	read(files.Conntrack, l.readConntrack)
 	read(files.Trace, l.readTrace)
 	read(files.Rules, l.readRules)
 	l.resolve()
 	return l, errors.Join(errs...)
+}
+
+func namesOf(files []LogFile) string {
+	names := make([]string, 0, len(files))
+	for _, f := range files {
+		names = append(names, f.Name)
+	}
+	return strings.Join(names, ", ")
 }
 
 // resolve fills in what the rules say of the hits.
@@ -154,11 +164,11 @@ func (l *Logs) readTrace(name string, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if l.trace != "" {
+	if len(l.Hits) > 0 {
 		l.note("%s: of several traces only the times of the first are used.", name)
 		log.Clock = l.Clock
 	}
-	l.trace, l.Clock = name, log.Clock
+	l.Clock = log.Clock
 	l.Hits = append(l.Hits, log.Hits...)
 	l.trouble(name, log.Skipped, log.Excess, log.Problems)
 	return nil

@@ -25,9 +25,10 @@ type Progress struct {
 	Packets    uint64
 }
 
-// Read reads captures, or the trace among the logs where there is none, twice when there are several: their clocks are compared
-// first. A file of which nothing can be used is left out and listed; the error
-// says so when none is left. When ctx ends, what was read until then is
+// Read reads captures, or the trace among the logs where there is none, twice when
+// there are several: their clocks are compared first. A file of which nothing can be
+// used is left out and listed; the error says so when none is left, or when the trace
+// that is to do without captures has no line. When ctx ends, what was read until then is
 // returned, and the result says that it was interrupted.
 func Read(ctx context.Context, sources []Source, logs Logs, cfg Config) (*Input, error) {
 	in := &Input{Logs: logs}
@@ -41,7 +42,7 @@ func Read(ctx context.Context, sources []Source, logs Logs, cfg Config) (*Input,
 		}
 		r.openers = append(r.openers, o)
 	}
-	if len(sources) == 0 && len(logs.Hits) > 0 {
+	if len(sources) == 0 {
 		return in, r.trace(ctx, in)
 	}
 	if len(r.openers) == 0 {
@@ -104,6 +105,9 @@ func (r *reading) run(ctx context.Context, in *Input) error {
 
 // trace takes a trace of rules for the capture that is not there.
 func (r *reading) trace(ctx context.Context, in *Input) error {
+	if len(in.Logs.Hits) == 0 {
+		return fmt.Errorf("no line of a trace in %s: trace again while packets pass, or add a capture", in.Logs.trace)
+	}
 	in.Logs.alone = true
 	in.streams = []flows.Capture{hitCapture(&in.Logs)}
 	in.Captures = []Capture{{Name: in.Logs.trace, Format: "trace of rules"}}

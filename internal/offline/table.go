@@ -2,6 +2,7 @@ package offline
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pathtrace/pathtrace/internal/diagnose"
@@ -42,7 +43,7 @@ func (in *Input) frame(s *Selection) *report.Report {
 	return &report.Report{
 		Schema: report.Schema, Tool: report.Tool{Version: in.Version}, Started: in.Started, Finished: in.Finished,
 		Request:  report.Request{Kind: "analyze", Target: in.names(), Source: report.Source{Kind: "capture"}, Selection: s.String()},
-		Captures: in.captures(),
+		Captures: in.captures(), Notes: slices.Clone(in.Logs.Notes),
 	}
 }
 

@@ -257,7 +257,6 @@ func (e *explanation) note() {
 			r.Notes = append(r.Notes, fmt.Sprintf("%s is %s.", a, owner))
 		}
 	}
-	r.Notes = append(r.Notes, e.in.Logs.Notes...)
 	if e.course.Cut {
 		r.Notes = append(r.Notes, fmt.Sprintf("The flow has more than %d sightings; those after them were not followed.", flows.MaxSights))
 	}
