@@ -235,16 +235,24 @@ func (o *demoOptions) execCommand() (*exec.Cmd, error) {
 			args = o.scenario.ProbeOf(o.lab.Break).Args()
 		}
 	}
+	// Behind the command's name, since what follows later may be another program's.
+	args = slices.Insert(slices.Clone(args), 1, o.passedOn()...)
+	return &exec.Cmd{Path: "/proc/self/exe", Args: append([]string{"pathtrace"}, args...)}, nil
+}
+
+// passedOn are the flags that the command in the network gets, too.
+func (o *demoOptions) passedOn() []string {
+	var flags []string
 	if o.output.value != "" {
-		args = append(slices.Clip(args), "--output", o.output.value)
+		flags = append(flags, "--output", o.output.value)
 	}
 	if o.save.file != "" {
-		args = append(slices.Clip(args), "--save", o.save.file)
+		flags = append(flags, "--save", o.save.file)
 	}
 	if o.save.payload {
-		args = append(slices.Clip(args), "--save-payload")
+		flags = append(flags, "--save-payload")
 	}
-	return &exec.Cmd{Path: "/proc/self/exe", Args: append([]string{"pathtrace"}, args...)}, nil
+	return flags
 }
 
 // describe says what was built and what runs in it.

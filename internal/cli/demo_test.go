@@ -117,6 +117,25 @@ func TestDemoCommand(t *testing.T) {
 	}
 }
 
+// TestDemoPassesOn gives the command in the network the flags of the demo, and never
+// the program that this command runs.
+func TestDemoPassesOn(t *testing.T) {
+	t.Parallel()
+	save := saveFlags{file: "run.pcapng", payload: true}
+	tests := []struct{ command, want string }{
+		{"ping 192.0.2.7", "pathtrace ping --output json --save run.pcapng --save-payload 192.0.2.7"},
+		{"exec --container cnt01 -- echo hi", "pathtrace exec --output json --save run.pcapng --save-payload --container cnt01 -- echo hi"},
+		{"exec echo hi", "pathtrace exec --output json --save run.pcapng --save-payload echo hi"},
+	}
+	for _, tt := range tests {
+		o := demoOptions{command: strings.Fields(tt.command), output: choice{value: "json"}, save: save}
+		cmd, err := o.execCommand()
+		if err != nil || strings.Join(cmd.Args, " ") != tt.want {
+			t.Errorf("%s: %q, %v, want %s", tt.command, cmd.Args, err, tt.want)
+		}
+	}
+}
+
 // TestDemoErrors are found before anything is built.
 func TestDemoErrors(t *testing.T) {
 	t.Parallel()

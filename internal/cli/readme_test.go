@@ -78,7 +78,7 @@ func runSample(t *testing.T, args []string) string {
 	}
 	var out bytes.Buffer
 	_, command, _ := strings.Cut(strings.TrimSpace(stderr), "\n$ ")
-	out.WriteString("$ " + strings.TrimSuffix(command, " --output json") + "\n")
+	out.WriteString("$ " + strings.Replace(command, " --output json", "", 1) + "\n")
 	if err := report.Text(&out, r, report.TextOptions{Unicode: true}); err != nil {
 		t.Fatal(err)
 	}
