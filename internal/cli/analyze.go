@@ -10,6 +10,7 @@ import (
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/answer"
 	"github.com/pathtrace/pathtrace/internal/evidence"
+	"github.com/pathtrace/pathtrace/internal/offline"
 )
 
 // analyzeFlags are those of the command analyze.
@@ -30,7 +31,7 @@ conntrack, topology or doctor has saved it prints what that command printed. Not
 needed.
 
 Other captures may be pcap or pcapng, also packed by gzip or zstd; "-" is standard
-input. Captures of several places or machines are joined: which packets are the same
+input, and a file may be a pipe. Captures of several places or machines are joined: which packets are the same
 ones before and after NAT, and where they are missing. Their clocks need not
 agree. The output is a table of flows, the worst first; when a selector leaves
 one flow, or --flow N names one, that one is explained, with what else there is:
@@ -64,20 +65,32 @@ func (f *analyzeFlags) run(ctx context.Context, env *environment, files []string
 	if err := f.output.check(); err != nil {
 		return err
 	}
-	if len(files) == 1 && files[0] != "-" {
-		run, err := readBundle(files[0])
+	sources, err := f.captures.sources(files)
+	if err != nil {
+		return err
+	}
+	stopped, err := spool(ctx, env, sources)
+	defer unspool(sources)
+	if err != nil {
+		return err
+	}
+	if stopped { // what came until then is still to be read
+		ctx = context.WithoutCancel(ctx)
+	}
+	if len(sources) == 1 {
+		run, err := readBundle(&sources[0])
 		switch {
 		case err == nil:
 			return f.replay(env, run)
 		case errors.Is(err, evidence.ErrListing):
-			return f.list(env, files[0])
+			return f.list(env, &sources[0])
 		case errors.Is(err, evidence.ErrTrace):
-			return f.trace(env, files[0])
+			return f.trace(env, &sources[0])
 		case !errors.Is(err, evidence.ErrNotBundle):
 			return err
 		}
 	}
-	return f.analyzeCaptures(ctx, env, files)
+	return f.analyzeCaptures(ctx, env, sources)
 }
 
 // replay prints the report of a saved run.
@@ -90,15 +103,15 @@ func (f *analyzeFlags) replay(env *environment, run *evidence.Run) error {
 // readBundle reads the bundle of a run. The error is evidence.ErrListing or
 // evidence.ErrTrace for that of another command, and evidence.ErrNotBundle for another file; what is wrong with
 // one that is no capture, those say who read captures.
-func readBundle(name string) (*evidence.Run, error) {
-	file, err := capture.OpenFile(name)
+func readBundle(source *offline.Source) (*evidence.Run, error) {
+	file, err := capture.OpenFile(source.Path)
 	if err != nil {
 		return nil, errors.Join(evidence.ErrNotBundle, err)
 	}
 	defer file.Close() //nolint:errcheck // it was only read
 	run, err := evidence.Read(file)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", source.Name, err)
 	}
 	return run, nil
 }

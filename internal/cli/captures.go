@@ -51,34 +51,21 @@ func (c *captureFlags) register(cmd *cobra.Command) {
 
 // analyzeCaptures reads captures that others made, joins what they saw, and
 // prints the flows, or explains the one that was asked for.
-func (f *analyzeFlags) analyzeCaptures(ctx context.Context, env *environment, files []string) error {
+func (f *analyzeFlags) analyzeCaptures(ctx context.Context, env *environment, sources []offline.Source) error {
 	c := &f.captures
-	sources, err := c.sources(files)
-	if err != nil {
-		return err
-	}
 	started := time.Now()
-	stopped, err := spool(ctx, env, sources)
-	defer unspool(sources)
-	if err != nil {
-		return err
-	}
 	logs, err := offline.ReadLogs(c.logs())
 	if err != nil {
 		return err
 	}
-	for _, file := range files { // saved runs among them say more than packets
-		run, err := readBundle(file)
+	for i := range sources { // saved runs among them say more than packets
+		run, err := readBundle(&sources[i])
 		if err == nil {
-			logs.AddRun(offline.Machine(file), run)
+			logs.AddRun(offline.Machine(sources[i].Name), run)
 		}
 	}
-	reading := ctx
-	if stopped { // what came until then is still to be read
-		reading = context.WithoutCancel(ctx)
-	}
 	bar := newProgressBar(env)
-	in, err := offline.Read(reading, sources, logs, offline.Config{MaxFlows: c.maxFlows, Progress: bar.update})
+	in, err := offline.Read(ctx, sources, logs, offline.Config{MaxFlows: c.maxFlows, Progress: bar.update})
 	bar.clear()
 	if err != nil {
 		return err
@@ -87,7 +74,7 @@ func (f *analyzeFlags) analyzeCaptures(ctx context.Context, env *environment, fi
 		fmt.Fprintf(env.err, "pathtrace: %s is left out: %s\n", report.Escape(r.Name), report.Escape(r.Err.Error())) //nolint:errcheck // nowhere left to tell
 	}
 	in.Version, in.Started, in.Finished = version, started, time.Now()
-	return f.explain(reading, env, in)
+	return f.explain(ctx, env, in)
 }
 
 // explain prints the flows that were asked for, or explains the only one.
@@ -142,7 +129,7 @@ func (c *captureFlags) sources(files []string) ([]offline.Source, error) {
 			return nil, fmt.Errorf("%s is given twice", file)
 		}
 		given[file] = len(sources)
-		sources = append(sources, offline.Source{Path: file})
+		sources = append(sources, offline.Source{Path: file, Name: file})
 	}
 	for _, point := range c.points {
 		at := strings.LastIndexByte(point, '=')

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/evidence"
+	"github.com/pathtrace/pathtrace/internal/offline"
 	"github.com/pathtrace/pathtrace/report"
 )
 
@@ -17,15 +18,15 @@ func remark(env *environment, save *evidence.Writer, text string) {
 }
 
 // list prints what a command that sends no probe printed, from its bundle.
-func (f *analyzeFlags) list(env *environment, name string) error {
-	file, err := capture.OpenFile(name)
+func (f *analyzeFlags) list(env *environment, source *offline.Source) error {
+	file, err := capture.OpenFile(source.Path)
 	if err != nil {
 		return err
 	}
 	defer file.Close() //nolint:errcheck // it was only read
 	return f.output.to(env, func(w io.Writer) error {
 		if err := f.printListing(env, w, file); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("%s: %w", source.Name, err)
 		}
 		return nil
 	})

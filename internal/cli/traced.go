@@ -8,6 +8,7 @@ import (
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/answer"
 	"github.com/pathtrace/pathtrace/internal/evidence"
+	"github.com/pathtrace/pathtrace/internal/offline"
 	"github.com/pathtrace/pathtrace/report"
 )
 
@@ -49,15 +50,15 @@ func newline(w io.Writer) error {
 // trace prints what exec or watch said, from its bundle. The exit status is that of
 // the verdict where exec ran a command, whose own is in the report, and otherwise
 // watch's. A trace that was killed is inconclusive at best.
-func (f *analyzeFlags) trace(env *environment, name string) error {
-	file, err := capture.OpenFile(name)
+func (f *analyzeFlags) trace(env *environment, source *offline.Source) error {
+	file, err := capture.OpenFile(source.Path)
 	if err != nil {
 		return err
 	}
 	defer file.Close() //nolint:errcheck // it was only read
 	return f.output.to(env, func(w io.Writer) error {
 		if err := f.printTrace(env, w, file); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("%s: %w", source.Name, err)
 		}
 		return nil
 	})
