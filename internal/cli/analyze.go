@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -79,18 +80,29 @@ func (f *analyzeFlags) run(ctx context.Context, env *environment, files []string
 	}
 	if len(sources) == 1 {
 		run, err := readBundle(&sources[0])
-		switch {
-		case err == nil:
-			return f.replay(env, run)
-		case errors.Is(err, evidence.ErrListing):
-			return f.list(env, &sources[0])
-		case errors.Is(err, evidence.ErrTrace):
-			return f.trace(env, &sources[0])
-		case !errors.Is(err, evidence.ErrNotBundle):
-			return err
+		if !errors.Is(err, evidence.ErrNotBundle) {
+			return f.printBundle(env, &sources[0], run, err)
 		}
 	}
 	return f.analyzeCaptures(ctx, env, sources)
+}
+
+// printBundle prints what a bundle has that is given alone; run and err are what
+// readBundle returned of it.
+func (f *analyzeFlags) printBundle(env *environment, source *offline.Source, run *evidence.Run, err error) error {
+	if unused := f.captures.used(); len(unused) > 0 {
+		return fmt.Errorf("%s is a saved run, which is printed as it was: leave out %s (for captures only)",
+			source.Name, strings.Join(unused, ", "))
+	}
+	switch {
+	case errors.Is(err, evidence.ErrListing):
+		return f.list(env, source)
+	case errors.Is(err, evidence.ErrTrace):
+		return f.trace(env, source)
+	case err != nil:
+		return err
+	}
+	return f.replay(env, run)
 }
 
 // replay prints the report of a saved run.

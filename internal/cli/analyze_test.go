@@ -49,6 +49,30 @@ func TestAnalyze(t *testing.T) {
 	}
 }
 
+// TestAnalyzeUnused refuses flags that are for captures where the only file is a
+// bundle, of whatever kind.
+func TestAnalyzeUnused(t *testing.T) {
+	t.Parallel()
+	run := file(t, "run.pcapng.zst", recording)
+	log := file(t, "log.txt", nil)
+	tests := []struct {
+		args []string
+		want string
+	}{
+		{[]string{run, "--dport", "80"}, "leave out --dport (for"},
+		{[]string{run, "--flow", "1"}, "leave out --flow (for"},
+		{[]string{run, "--point", run + "=host", "--conntrack", log, "-p", "tcp"}, "leave out --conntrack, --point, --protocol (for"},
+		{[]string{tracesSaved(t)[0], "--trace", log}, "leave out --trace (for"},
+		{[]string{filepath.Join("testdata", "version2", "doctor.pcapng.zst"), "--rules", log}, "leave out --rules (for"},
+	}
+	for _, tt := range tests {
+		status, stdout, stderr := runHere(t, append([]string{"analyze"}, tt.args...)...)
+		if want := tt.args[0] + " is a saved run"; status != exitCannotRun || stdout != "" || !strings.Contains(stderr, want) || !strings.Contains(stderr, tt.want) {
+			t.Errorf("%v: status %d, output %q, no %q with %q in %q", tt.args, status, stdout, want, tt.want, stderr)
+		}
+	}
+}
+
 // TestAnalyzeOthers says of each file that is no capture what is wrong.
 func TestAnalyzeOthers(t *testing.T) {
 	t.Parallel()

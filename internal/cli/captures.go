@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/pathtrace/pathtrace/internal/flows"
 	"github.com/pathtrace/pathtrace/internal/offline"
@@ -26,12 +27,13 @@ type captureFlags struct {
 	src, dst                 prefix
 	sport, dport             uint16
 	protocol                 protocol
-	given                    func(flag string) bool
+	flags                    *pflag.FlagSet
 }
 
 // register adds the flags, with completion of their values, to a command.
 func (c *captureFlags) register(cmd *cobra.Command) {
-	f := cmd.Flags()
+	f := pflag.NewFlagSet("captures", pflag.ContinueOnError)
+	c.flags = f
 	f.StringArrayVar(&c.points, "point", nil, "`FILE=NAME`: the place of a capture, as \"cnt01\" or \"cnt01/eth0\" (default its interface's name, or the file's)")
 	f.StringArrayVar(&c.conntrack, "conntrack", nil, "`FILE` with output of conntrack -E or -L, xml too, or /proc/net/nf_conntrack")
 	f.StringArrayVar(&c.traces, "trace", nil, "`FILE` with TRACE lines of the kernel, or output of nft monitor trace or xtables-monitor --trace")
@@ -43,10 +45,21 @@ func (c *captureFlags) register(cmd *cobra.Command) {
 	f.Uint16Var(&c.dport, "dport", 0, "only flows with packets to that `PORT`, before or after NAT")
 	f.VarP(&c.protocol, "protocol", "p", "only this protocol: "+strings.Join(protocolNames(), ", ")+" or a number")
 	f.IntVar(&c.maxFlows, "max-flows", flows.DefaultMaxFlows, "keep `N` flows at a time, which bounds memory; those that have been idle longest give way")
-	c.given = func(name string) bool { return f.Changed(name) }
+	cmd.Flags().AddFlagSet(f)
 	if err := cmd.RegisterFlagCompletionFunc("protocol", cobra.FixedCompletions(protocolNames(), cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag does not exist: a mistake in this file
 	}
+}
+
+// used are the flags that were given.
+func (c *captureFlags) used() []string {
+	var names []string
+	c.flags.VisitAll(func(f *pflag.Flag) {
+		if f.Changed {
+			names = append(names, "--"+f.Name)
+		}
+	})
+	return names
 }
 
 // analyzeCaptures reads captures that others made, joins what they saw, and
@@ -117,7 +130,7 @@ func (c *captureFlags) logs() offline.LogFiles {
 // sources are the files, with the names of their places.
 func (c *captureFlags) sources(files []string) ([]offline.Source, error) {
 	switch {
-	case c.given("flow") && c.flow < 1:
+	case c.flags.Changed("flow") && c.flow < 1:
 		return nil, fmt.Errorf("--flow %d: flows are numbered from 1", c.flow)
 	case c.maxFlows < 1:
 		return nil, fmt.Errorf("--max-flows %d: at least one has to be kept", c.maxFlows)
