@@ -95,6 +95,7 @@ func (t *traceReader) nftMonitor(text string) error {
 	default:
 		return errors.New("neither packet, rule nor policy")
 	}
+	hookByName(&hit)
 	t.add(hit)
 	return nil
 }

@@ -31,7 +31,8 @@ const (
 type TraceLog struct {
 	// Hits are in the order of the lines, numbered by Seq. NetNS is empty, for the
 	// text does not tell it. What only the rules tell is left to Rules.Resolve: of
-	// nft's lines the hook, of the kernel's the verdict.
+	// nft's lines the hook of a chain that is not of iptables, of the kernel's the
+	// verdict.
 	Hits []Hit
 	// Clock is the better of those that a line has.
 	Clock Clock

@@ -218,6 +218,7 @@ func TestReadTraceRecorded(t *testing.T) {
 	for i := range nft {
 		a, b := nft[i], xtables[i]
 		if a.TraceID != b.TraceID || a.Rule.Table != b.Rule.Table || a.Rule.Chain != b.Rule.Chain || a.Base != b.Base || a.Kind != b.Kind ||
+			a.Hook != b.Hook || a.ChainType != b.ChainType || a.Priority != b.Priority ||
 			a.Verdict != b.Verdict || a.Target != b.Target || a.Ingress != b.Ingress || a.Egress != b.Egress ||
 			a.Header.Tuple.Src != b.Header.Tuple.Src || a.Header.Tuple.SrcPort != b.Header.Tuple.SrcPort || a.Header.TTL != b.Header.TTL ||
 			a.Header.IPID != b.Header.IPID || a.Header.PayloadLength != b.Header.PayloadLength || a.Header.EtherSrc != b.Header.EtherSrc {

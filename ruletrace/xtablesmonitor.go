@@ -55,12 +55,21 @@ func (t *traceReader) monitored(m []string) error {
 			hit.Rule.Text, hit.Rule.Comment = text, savedComment(text)
 		}
 	}
-	if hook := savedHook(m[3], hit.Base); hook != "" && ofTables {
-		hit.Hook = hook
-		hit.ChainType, hit.Priority = legacyChain(m[3], hook)
-	}
+	hookByName(&hit)
 	t.add(hit)
 	return nil
+}
+
+// hookByName fills in the hook of a hit in a table of iptables: its base chains are
+// called as their hooks.
+func hookByName(hit *Hit) {
+	if hit.Rule.Family != "ip" && hit.Rule.Family != "ip6" {
+		return
+	}
+	if hook := savedHook(hit.Rule.Table, hit.Base); hook != "" {
+		hit.Hook = hook
+		hit.ChainType, hit.Priority = legacyChain(hit.Rule.Table, hook)
+	}
 }
 
 // monitoredVerdict reads "ACCEPT", "JUMP:chain", and a number for what the tool

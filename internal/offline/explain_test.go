@@ -43,6 +43,67 @@ func interfaces(hops []report.Hop) string {
 	return strings.Join(names, " ")
 }
 
+// TestTraceHooks: nft names no hooks. Those of iptables' chains are known by their
+// names; what the others show takes the rules.
+func TestTraceHooks(t *testing.T) {
+	const table = `
+trace id 00000001 ip %[1]s %[2]s packet: iif "docker0" ip saddr 172.17.0.2 ip daddr 192.0.2.80 ip ttl 64 ip id 7 ip length 60 tcp sport 4000 tcp dport 81 tcp flags == syn tcp window 64240
+trace id 00000001 ip %[1]s %[2]s policy accept
+`
+	const forward = `
+trace id 00000002 ip %[1]s %[2]s packet: iif "docker0" oif "eth0" ip saddr 172.17.0.2 ip daddr 192.0.2.80 ip ttl 63 ip id 7 ip length 60 tcp sport 4000 tcp dport 81 tcp flags == syn tcp window 64240
+trace id 00000002 ip %[1]s %[2]s rule tcp dport 81 drop (verdict drop)
+`
+	const ruleset = `
+table ip fw {
+	chain pre {
+		type filter hook prerouting priority raw; policy accept;
+	}
+	chain forw {
+		type filter hook forward priority filter; policy accept;
+		tcp dport 81 drop
+	}
+}
+`
+	native := fmt.Sprintf(table, "fw", "pre") + fmt.Sprintf(forward, "fw", "forw")
+	for name, tt := range map[string]struct{ trace, rules, want, note string }{
+		"chains of iptables":       {trace: fmt.Sprintf(table, "raw", "PREROUTING") + fmt.Sprintf(forward, "filter", "FORWARD")},
+		"others":                   {trace: native, want: "no line of the trace in t.txt tells where a packet was, because nft names no hooks: add --rules"},
+		"others, and the rules":    {trace: native, rules: ruleset},
+		"the first of iptables":    {trace: fmt.Sprintf(table, "raw", "PREROUTING") + fmt.Sprintf(forward, "fw", "forw"), note: "Of 1 of 2 rules of the trace it is not known where the packet was"},
+		"forwarding, by its hook":  {trace: fmt.Sprintf(forward, "filter", "FORWARD"), want: "trace from prerouting or output on"},
+		"a table called as theirs": {trace: fmt.Sprintf(table, "filter", "pre"), want: "because nft names no hooks"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := func(name, text string) []LogFile {
+				return []LogFile{{Name: name, Open: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(text)), nil }}}
+			}
+			files := LogFiles{Trace: log("t.txt", tt.trace)}
+			if tt.rules != "" {
+				files.Rules = log("rules.txt", tt.rules)
+			}
+			logs, err := ReadLogs(files)
+			if err != nil {
+				t.Fatal(err)
+			}
+			in, err := Read(t.Context(), nil, logs, Config{})
+			if tt.want != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("error %v, want %s", err, tt.want)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := explained(t, in, func(*report.Flow) bool { return true })
+			if r.Verdict.Code != diagnose.FilterDrop || interfaces(r.Legs.Request) != "docker0" || !strings.Contains(strings.Join(r.Notes, "\n"), tt.note) {
+				t.Errorf("%s at %s: %s; notes %q", r.Verdict.Code, interfaces(r.Legs.Request), r.Verdict.Summary, r.Notes)
+			}
+		})
+	}
+}
+
 // TestTracesAlone: traces of rules that others published, without a capture.
 func TestTracesAlone(t *testing.T) {
 	folder := filepath.Join(testenv.SharedData(t), "logs")

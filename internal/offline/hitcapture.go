@@ -2,6 +2,7 @@ package offline
 
 import (
 	"encoding/binary"
+	"fmt"
 	"io"
 	"slices"
 
@@ -70,6 +71,27 @@ func shown(h *ruletrace.Hit) []string {
 		names = []string{h.Egress}
 	}
 	return slices.DeleteFunc(names, func(name string) bool { return name == "" })
+}
+
+// placed says how much of a trace that is taken for a capture, which gave so many
+// packets, is of no use because the hook is not known; the error is that all is.
+func (l *Logs) placed(packets uint64) error {
+	hookless := 0
+	for i := range l.Hits {
+		if l.Hits[i].Hook == "" {
+			hookless++
+		}
+	}
+	const advice = `add --rules with what "nft -a list ruleset" prints on that host`
+	switch {
+	case packets == 0 && hookless > 0:
+		return fmt.Errorf("no line of the trace in %s tells where a packet was, because nft names no hooks: %s", l.trace, advice)
+	case packets == 0:
+		return fmt.Errorf("no line of the trace in %s tells at which interface a packet was: trace from prerouting or output on", l.trace)
+	case hookless > 0 && l.Rules == nil:
+		l.note("Of %d of %d rules of the trace it is not known where the packet was, because nft names no hooks: %s.", hookless, len(l.Hits), advice)
+	}
+	return nil
 }
 
 // add delivers a hit's packet at an interface, later by some nanoseconds where the

@@ -28,7 +28,7 @@ type Progress struct {
 // Read reads captures, or the trace among the logs where there is none, twice when
 // there are several: their clocks are compared first. A file of which nothing can be
 // used is left out and listed; the error says so when none is left, or when the trace
-// that is to do without captures has no line. When ctx ends, what was read until then is
+// that is to do without captures does not tell where a packet was. When ctx ends, what was read until then is
 // returned, and the result says that it was interrupted.
 func Read(ctx context.Context, sources []Source, logs Logs, cfg Config) (*Input, error) {
 	in := &Input{Logs: logs}
@@ -113,7 +113,10 @@ func (r *reading) trace(ctx context.Context, in *Input) error {
 	in.Captures = []Capture{{Name: in.Logs.trace, Format: "trace of rules"}}
 	var err error
 	in.Result, err = flows.Join(ctx, in.streams, flows.Config{MaxFlows: r.cfg.MaxFlows})
-	return err
+	if err != nil || ctx.Err() != nil {
+		return err
+	}
+	return in.Logs.placed(in.Result.Packets)
 }
 
 // progress tells how far this is.
