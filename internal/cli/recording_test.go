@@ -53,6 +53,7 @@ func TestSaveRefused(t *testing.T) {
 		"a device":  {[]string{"--save", "/dev/null"}, "--save /dev/null: is no regular file"},
 		"a link":    {[]string{"--save", link}, "is no regular file"},
 		"a folder":  {[]string{"--save", dir}, "is no regular file"},
+		"gzip":      {[]string{"--save", filepath.Join(dir, "run.pcapng.gz")}, "run.pcapng.gz: gzip is not written; " + filepath.Join(dir, "run.pcapng.zst")},
 		"no folder": {[]string{"--save", filepath.Join(dir, "absent", "run")}, "no such file"},
 		"no file":   {[]string{"--save-payload"}, "--save-payload says what --save keeps"},
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,6 +36,9 @@ func (s *saveFlags) check() error {
 			return errors.New("--save-payload says what --save keeps, and there is none")
 		}
 		return nil
+	}
+	if plain, gzip := strings.CutSuffix(s.file, ".gz"); gzip {
+		return fmt.Errorf("--save %s: gzip is not written; %s.zst would be compressed, by Zstandard", s.file, plain)
 	}
 	if info, err := os.Lstat(s.file); err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("--save %s: is no regular file", s.file)
