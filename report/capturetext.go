@@ -68,6 +68,8 @@ func (p *printer) places(places []CapturePlace) {
 		}
 	}
 	switch more := len(places) - len(shown); {
+	case silent > 0 && silent == more:
+		spans = append(spans, span{text: fmt.Sprintf("and %d more, which saw nothing", more)})
 	case silent > 0:
 		spans = append(spans, span{text: fmt.Sprintf("and %d more, %d of which saw nothing", more, silent)})
 	case more > 0:

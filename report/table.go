@@ -332,7 +332,7 @@ func (p *printer) totals(t *Totals) {
 	}
 	p.hanging("  ", 4, 4, span{text: text})
 	if t.Evicted > 0 {
-		p.hanging("  ", 4, 4, span{text: fmt.Sprintf("%d flows with %s were given up to bound memory and are not listed; --max-flows allows more", t.Evicted, count(t.EvictedPackets, "packet")), tone: doubtful})
+		p.hanging("  ", 4, 4, span{text: fmt.Sprintf("%s with %s given up to bound memory, and not listed; --max-flows allows more", count(t.Evicted, "flow"), count(t.EvictedPackets, "packet")), tone: doubtful})
 	}
 	if t.Interrupted {
 		p.hanging("  ", 4, 4, span{text: "reading was interrupted: what the captures hold behind that is not in any number", tone: doubtful})

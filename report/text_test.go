@@ -81,6 +81,15 @@ func TestTextGolden(t *testing.T) {
 
 // TestTextWidth proves that nothing but rules and commands is longer than the
 // line, at any detail.
+// TestTextOne counts one of a thing as one.
+func TestTextOne(t *testing.T) {
+	r := manyFlows()
+	r.Totals.Evicted, r.Totals.EvictedPackets = 1, 1
+	if got, want := text(t, r, TextOptions{Width: 200}), "  1 flow with 1 packet given up to bound memory, and not listed;"; !strings.Contains(got, want) {
+		t.Errorf("no %q in\n%s", want, got)
+	}
+}
+
 func TestTextWidth(t *testing.T) {
 	for name, sample := range samples() {
 		if name == "hostile" { // its addresses are longer than a line

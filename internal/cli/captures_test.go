@@ -418,6 +418,20 @@ func TestAnalyzeEmptyLogs(t *testing.T) {
 	}
 }
 
+// TestAnalyzeOneLine counts one line of a log as one.
+func TestAnalyzeOneLine(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	o.ping("192.0.2.80", 38, 1, nil)
+	cnt, _ := o.pair()
+	log := file(t, "log.txt", []byte("tcp      6 59 SYN_SENT src=172.17.0.2\n"+
+		"udp      17 29 src=172.17.0.2 dst=192.0.2.80 sport=4000 dport=53 [UNREPLIED] src=192.0.2.80 dst=203.0.113.5 sport=53 dport=4000\n"))
+	want := "log.txt: 1 line was not understood, the first is line 1: "
+	if r := analyzed(t, exitOK, cnt, "--conntrack", log); len(r.Notes) != 1 || !strings.HasPrefix(r.Notes[0], want) {
+		t.Errorf("notes %q, want %q", r.Notes, want)
+	}
+}
+
 // TestAnalyzeInterfaces names the places of captures, those that saw nothing
 // included.
 func TestAnalyzeInterfaces(t *testing.T) {
@@ -460,7 +474,7 @@ func TestAnalyzeInterfaces(t *testing.T) {
 		t.Errorf("%d places, from %+v to %+v", len(places), places[0], places[len(places)-1])
 	}
 	_, stdout, _ := analyzeCommand(t.Context(), nil, many)
-	if want := "eth5 nothing, and 118 more, 118 of which saw nothing"; !strings.Contains(strings.Join(strings.Fields(stdout), " "), want) {
+	if want := "eth5 nothing, and 118 more, which saw nothing"; !strings.Contains(strings.Join(strings.Fields(stdout), " "), want) {
 		t.Errorf("no %q in:\n%s", want, stdout)
 	}
 }

@@ -142,10 +142,11 @@ func (l *Logs) note(format string, args ...any) {
 // trouble says what of a log was not understood.
 func (l *Logs) trouble(name string, skipped, excess int, problems textlog.Problems) {
 	if excess > 0 {
-		l.note("%s has %d entries more than are kept; they were left out.", name, excess)
+		l.note("%s has more entries than are kept; left out: %d.", name, excess)
 	}
 	if len(problems) > 0 {
-		l.note("%s: %d lines were not understood, the first is %s", name, max(skipped, 1), problems[0])
+		n := max(skipped, 1)
+		l.note("%s: %s %s not understood, the first is %s", name, plural(uint64(n), "line"), was(n), problems[0])
 	}
 }
 

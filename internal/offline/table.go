@@ -252,9 +252,11 @@ func (in *Input) name(place int) string {
 	return in.Result.Places[place].Point.String()
 }
 
-func packets(n uint64) string {
+func packets(n uint64) string { return plural(n, "packet") }
+
+func plural(n uint64, what string) string {
 	if n == 1 {
-		return "1 packet"
+		return "1 " + what
 	}
-	return fmt.Sprintf("%d packets", n)
+	return fmt.Sprintf("%d %ss", n, what)
 }

@@ -273,6 +273,6 @@ func (e *explanation) note() {
 		r.Notes = append(r.Notes, fmt.Sprintf("The sender repeated %d of its packets.", repeated))
 	}
 	if ambiguous > 0 {
-		r.Notes = append(r.Notes, fmt.Sprintf("Of %d sightings of packets that look alike it could not be told which are one packet.", ambiguous))
+		r.Notes = append(r.Notes, fmt.Sprintf("Of %s of packets that look alike it could not be told which are one packet.", plural(uint64(ambiguous), "sighting")))
 	}
 }
