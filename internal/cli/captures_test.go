@@ -450,7 +450,7 @@ func TestAnalyzeInterfaces(t *testing.T) {
 		both = append(both, inside, outside)
 	}
 	many := o.pcapng(dir, "many.pcapng", names, both)
-	one := o.pcapng(dir, "one.pcapng", []string{"docker0"}, o.cnt)
+	one, two := o.pcapng(dir, "one.pcapng", []string{"docker0"}, o.cnt), o.pcapng(dir, "two.pcapng", []string{"ens192"}, o.up)
 	cnt, up := o.pcap(dir, "cnt.pcap", o.cnt), o.pcap(dir, "up.pcap", o.up)
 	tests := []struct {
 		args []string
@@ -462,6 +462,7 @@ func TestAnalyzeInterfaces(t *testing.T) {
 		{[]string{one, up}, "request one/docker0 2, request up 2, reply up 2, reply one/docker0 2"},
 		{[]string{one, up, "--point", one + "=br", "--point", up + "=host/ens192"}, "request br/docker0 2, request host/ens192 2, reply host/ens192 2, reply br/docker0 2"},
 		{[]string{cnt, "--point", cnt + "=c1"}, "request c1 2, reply c1 2"},
+		{[]string{one, two, "--point", one + "=host", "--point", two + "=host"}, "request host/docker0 2, request host/ens192 2, reply host/ens192 2, reply host/docker0 2"},
 	}
 	for _, tt := range tests {
 		r := analyzed(t, exitOK, tt.args...)
@@ -531,7 +532,10 @@ func TestAnalyzeUsage(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
 	o.ping("192.0.2.80", 38, 1, nil)
-	cnt, _ := o.pair()
+	cnt, up := o.pair()
+	dir := t.TempDir()
+	docker, ens := o.pcapng(dir, "docker.pcapng", []string{"docker0"}, o.cnt), o.pcapng(dir, "ens.pcapng", []string{"ens192"}, o.up)
+	docker2 := o.pcapng(dir, "docker2.pcapng", []string{"docker0"}, o.cnt)
 	tests := []struct {
 		args []string
 		want string
@@ -542,6 +546,9 @@ func TestAnalyzeUsage(t *testing.T) {
 		{[]string{cnt, "--flow", "0"}, "numbered from 1"},
 		{[]string{cnt, "--max-flows", "0"}, "--max-flows 0"},
 		{[]string{cnt, "--point", "eth0"}, "is not FILE=NAME"},
+		{[]string{cnt, up, "--point", cnt + "=host/eth0", "--point", up + "=host/eth0"}, "both cnt.pcap and up.pcap are called host/eth0: give each a name"},
+		{[]string{cnt, up, "--point", cnt + "=up"}, "both cnt.pcap and up.pcap are called up: give each a name"},
+		{[]string{docker, ens, docker2, "--point", docker + "=host", "--point", ens + "=host", "--point", docker2 + "=host"}, "both docker.pcapng and docker2.pcapng are called host/docker0: give"},
 		{[]string{cnt, "--point", cnt + "="}, "is not FILE=NAME"},
 		{[]string{cnt, "--point", "other.pcap=eth0"}, "there is no capture other.pcap"},
 		{[]string{cnt, "--src", "example.org"}, "must be an address or a prefix"},

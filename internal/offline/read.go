@@ -48,6 +48,9 @@ func Read(ctx context.Context, sources []Source, logs Logs, cfg Config) (*Input,
 	if len(r.openers) == 0 {
 		return nil, refusedError(in.Refused)
 	}
+	if err := r.distinct(); err != nil {
+		return nil, err
+	}
 	err := r.run(ctx, in)
 	for _, o := range r.openers {
 		in.Captures = append(in.Captures, o.seen)
@@ -119,6 +122,27 @@ func (r *reading) trace(ctx context.Context, in *Input) error {
 	return in.Logs.placed(in.Result.Packets)
 }
 
+// distinct refuses captures of which the user has called one as another: a report
+// could not tell their places apart.
+func (r *reading) distinct() error {
+	called := make(map[capture.Point]*opener)
+	for _, o := range r.openers {
+		for i, of := range o.begins {
+			if isRecords(of) {
+				continue
+			}
+			at := o.points.point(i, of)
+			at.Index = 0
+			other := called[at]
+			if other != nil && other != o && (o.points.given != "" || other.points.given != "") {
+				return fmt.Errorf("both %s and %s are called %s: give each a name of its own by --point", other.points.file, o.points.file, at)
+			}
+			called[at] = o
+		}
+	}
+	return nil
+}
+
 // progress tells how far this is.
 func (r *reading) progress(packets uint64) {
 	if r.cfg.Progress == nil {
@@ -140,6 +164,8 @@ type opener struct {
 	points         points
 	position, size atomic.Int64
 	seen           Capture
+	// begins are the interfaces that the file describes before its first packets.
+	begins []capture.FileInterface
 }
 
 // probe reports why nothing of a file can be used.
@@ -148,6 +174,9 @@ func (o *opener) probe() error {
 	if err == nil {
 		_, size := f.Position()
 		o.size.Store(size)
+		var first capture.Batch
+		_ = f.Next(&first) // a file without packets has a place, too
+		o.begins = f.Interfaces()
 		return f.Close()
 	}
 	if inner := errors.Unwrap(err); inner != nil {
