@@ -70,8 +70,8 @@ func (f *analyzeFlags) run(ctx context.Context, env *environment, files []string
 	if err != nil {
 		return err
 	}
-	stopped, err := spool(ctx, env, sources)
-	defer unspool(sources)
+	kept, stopped, err := spool(ctx, env, sources)
+	defer removeAll(kept)
 	if err != nil {
 		return err
 	}

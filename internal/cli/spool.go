@@ -20,9 +20,9 @@ const stdinName = "stdin"
 const spoolPatience = 2 * time.Second
 
 // spool puts standard input, "-" among the sources, and pipes into temporary files,
-// because captures are read more than once. It tells whether ctx ended before
-// they did; the files have what came until then. unspool removes them.
-func spool(ctx context.Context, env *environment, sources []offline.Source) (stopped bool, err error) {
+// because captures are read more than once. It returns these, also with an error, and
+// whether ctx ended before the input did; the files have what came until then.
+func spool(ctx context.Context, env *environment, sources []offline.Source) (kept []string, stopped bool, err error) {
 	for i := range sources {
 		s := &sources[i]
 		from := func() (io.ReadCloser, error) { return os.Open(s.Name) }
@@ -33,13 +33,16 @@ func spool(ctx context.Context, env *environment, sources []offline.Source) (sto
 		case !isPipe(s.Path):
 			continue
 		}
-		early, err := keep(ctx, s, from)
+		file, early, err := keep(ctx, from)
+		if file != "" {
+			s.Path, kept = file, append(kept, file)
+		}
 		stopped = stopped || early
 		if err != nil {
-			return stopped, fmt.Errorf("keep what comes from %s: %w", s.Name, err)
+			return kept, stopped, fmt.Errorf("keep what comes from %s: %w", s.Name, err)
 		}
 	}
-	return stopped, nil
+	return kept, stopped, nil
 }
 
 // isPipe reports whether a file can be read only once.
@@ -48,14 +51,12 @@ func isPipe(name string) bool {
 	return err == nil && info.Mode()&fs.ModeNamedPipe != 0
 }
 
-// keep makes a temporary file of what comes, and that the path of a source. It tells
-// whether ctx ended first.
-func keep(ctx context.Context, s *offline.Source, from func() (io.ReadCloser, error)) (stopped bool, err error) {
+// keep makes a temporary file of what comes. It tells whether ctx ended first.
+func keep(ctx context.Context, from func() (io.ReadCloser, error)) (name string, stopped bool, err error) {
 	file, err := os.CreateTemp("", "pathtrace-*")
 	if err != nil {
-		return false, err
+		return "", false, err
 	}
-	s.Path = file.Name()
 	copied := make(chan error, 1)
 	go func() { copied <- copyAll(file, from) }()
 	select {
@@ -68,7 +69,7 @@ func keep(ctx context.Context, s *offline.Source, from func() (io.ReadCloser, er
 		}
 	}
 	// What still comes finds the file closed.
-	return stopped, errors.Join(err, file.Close())
+	return file.Name(), stopped, errors.Join(err, file.Close())
 }
 
 // copyAll opens a source, which for a pipe takes until somebody writes to it, and
@@ -82,11 +83,9 @@ func copyAll(to io.Writer, from func() (io.ReadCloser, error)) error {
 	return errors.Join(err, r.Close())
 }
 
-// unspool removes what spool made.
-func unspool(sources []offline.Source) {
-	for i := range sources {
-		if sources[i].Path != sources[i].Name {
-			os.Remove(sources[i].Path) //nolint:errcheck // the system clears its folder of temporary files
-		}
+// removeAll removes the temporary files that spool made.
+func removeAll(files []string) {
+	for _, file := range files {
+		os.Remove(file) //nolint:errcheck // the system clears its folder of temporary files
 	}
 }
