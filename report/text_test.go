@@ -277,3 +277,11 @@ func TestTextLoop(t *testing.T) {
 		}
 	}
 }
+
+// TestHeadlineMissing: an answer is not all where packets are missing.
+func TestHeadlineMissing(t *testing.T) {
+	r := &Report{Verdict: Verdict{Outcome: Replied, Elapsed: 1}, Flows: []Flow{{Fall: &Fall{}}}}
+	if got, _ := headlineOf(r); got != "REPLIED, packets MISSING." {
+		t.Error(got)
+	}
+}

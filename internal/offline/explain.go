@@ -65,41 +65,74 @@ type explanation struct {
 	dropLeg   string
 	conntrack []*nat.Event
 	// lost says that the packet is not the first, but the first that did not get
-	// as far as others.
-	lost bool
+	// as far as others; answerLost that it is what came back that did not.
+	lost, answerLost bool
 }
 
 func (e *explanation) sight(i int) *flows.Sight { return &e.course.Sights[i] }
 
 // choose finds the packet that is explained and its answer.
 func (e *explanation) choose() {
-	var first, failed *flows.Packet
-	for i := range e.course.Packets {
-		p := &e.course.Packets[i]
-		if p.Error || p.Reply {
-			continue
-		}
-		if first == nil {
-			first = p
-		}
-		if failed == nil && !p.Ambiguous && e.flow.Fall != nil && !e.flow.Fall.Reply && !e.reaches(p, len(e.flow.Out)-1) && e.watched(p) {
-			failed = p
-		}
-	}
+	first, failed := e.first(func(p *flows.Packet) bool { return !p.Reply }), e.failed()
 	if first == nil {
 		return
 	}
 	chosen := first
-	if failed != nil && e.flow.Outcome != flows.Rejected {
+	if failed != nil && failed.Reply {
+		if asked := e.asked(failed); asked != nil {
+			chosen = asked
+		}
+		e.request, e.reply, e.answerLost = stops(e.course, chosen), stops(e.course, failed), true
+		return
+	}
+	if failed != nil {
 		chosen, e.lost = failed, failed != first
 	}
 	e.request = stops(e.course, chosen)
 	e.reply = e.answer(e.sight(e.request[0]))
 }
 
-// reaches reports whether a packet was seen at a stop.
-func (e *explanation) reaches(p *flows.Packet, stop int) bool {
-	return slices.ContainsFunc(p.Sights, func(i int) bool { return e.sight(i).Stop == stop })
+// first is the first packet of the flow that is like that; nil for none.
+func (e *explanation) first(like func(*flows.Packet) bool) *flows.Packet {
+	for i := range e.course.Packets {
+		if p := &e.course.Packets[i]; !p.Error && like(p) {
+			return p
+		}
+	}
+	return nil
+}
+
+// failed is the first packet that was seen last where the count falls; nil for
+// none.
+func (e *explanation) failed() *flows.Packet {
+	fall := e.flow.Fall
+	if fall == nil || e.flow.Outcome == flows.Rejected || fall.Reply && e.flow.Outcome != flows.Replied {
+		return nil
+	}
+	return e.first(func(p *flows.Packet) bool {
+		last := e.sight(p.Sights[len(p.Sights)-1]).Stop
+		return p.Reply == fall.Reply && !p.Ambiguous && last == fall.From && e.watched(p)
+	})
+}
+
+// asked is the last packet that an answer answers; nil for none.
+func (e *explanation) asked(answer *flows.Packet) *flows.Packet {
+	var last *flows.Packet
+	reply := e.sight(answer.Sights[0])
+	for i := range e.course.Packets {
+		p := &e.course.Packets[i]
+		s := e.sight(p.Sights[0])
+		if p.Error || p.Reply || !wantsAnswer(&s.Header) || !answers(&reply.Header, &s.Header) || e.sameClock(reply, s) && reply.Time.Before(s.Time) {
+			continue
+		}
+		last = p
+	}
+	return last
+}
+
+// wantsAnswer reports whether a packet is more than an acknowledgement.
+func wantsAnswer(h *packet.Header) bool {
+	return h.Tuple.Proto != packet.TCP || h.DataLength > 0 || h.Flags&(packet.SYN|packet.FIN) != 0
 }
 
 // watched reports whether all captures ran when a packet passed.

@@ -197,18 +197,39 @@ func (in *Input) sentence(f *flows.Flow) string {
 			text = fmt.Sprintf("How %s%s went is not clear.", strings.ToLower(what[:1]), what[1:])
 		}
 	}
-	if f.Fall != nil {
-		stops := f.Out
-		if f.Fall.Reply {
-			stops = f.Back
-		}
-		missing := packets(f.Fall.Packets)
-		if f.Fall.Bytes > 0 {
-			missing = fmt.Sprintf("%d bytes of data", f.Fall.Bytes)
-		}
-		text += fmt.Sprintf(" %s went missing behind %s.", missing, in.name(stops[f.Fall.From].Place))
+	return text + in.missing(f)
+}
+
+// missing is a further sentence on what of a flow is missing; empty for nothing.
+func (in *Input) missing(f *flows.Flow) string {
+	if f.Fall == nil {
+		return ""
 	}
-	return text
+	stops, leg := way(f, f.Fall.Reply), "there"
+	if f.Fall.Reply {
+		leg = "back"
+	}
+	from, to := in.name(stops[f.Fall.From].Place), in.name(stops[f.Fall.To].Place)
+	where := "between " + from + " and " + to
+	if from == to {
+		where = "behind " + from
+	}
+	return fmt.Sprintf(" On the way %s %s went missing %s.", leg, missingText(f.Fall), where)
+}
+
+func missingText(f *flows.Fall) string {
+	if f.Bytes > 0 {
+		return fmt.Sprintf("%d bytes of data", f.Bytes)
+	}
+	return packets(f.Packets)
+}
+
+// way is one direction of a flow.
+func way(f *flows.Flow, reply bool) []flows.Stop {
+	if reply {
+		return f.Back
+	}
+	return f.Out
 }
 
 // home is the place that the answer came to: where the request was first, or

@@ -271,7 +271,7 @@ func TestTableSummary(t *testing.T) {
 		{nil, "No flow was found: none of the packets is an IP packet with a time."},
 		{[]flows.Flow{well}, "The udp flow from 10.0.0.1:5000 to 192.0.2.7:53 was answered: 4 packets there, 4 back."},
 		{[]flows.Flow{twice}, "The udp flow from 10.0.0.1:5000 to 192.0.2.7:53 was answered: 9 packets there, 3 back."},
-		{[]flows.Flow{falling}, "The ping from 10.0.0.1 to 192.0.2.7 was answered: 4 packets there, 3 back. 1 packet went missing behind cnt."},
+		{[]flows.Flow{falling}, "The ping from 10.0.0.1 to 192.0.2.7 was answered: 4 packets there, 3 back. On the way there 1 packet went missing between cnt and up."},
 		{[]flows.Flow{of(flows.Lost, tcp)}, "The connection from 10.0.0.1:5000 to 192.0.2.7:80 got no answer: 4 packets, last seen at cnt."},
 		{[]flows.Flow{of(flows.Lost, tcp, stopAt(1, tcp.Inverse(), 1))}, "The connection from 10.0.0.1:5000 to 192.0.2.7:80 was answered, and the answer did not come back: it was last seen at up."},
 		{[]flows.Flow{of(flows.Rejected, tcp)}, "The connection from 10.0.0.1:5000 to 192.0.2.7:80 was rejected."},

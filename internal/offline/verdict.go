@@ -48,6 +48,7 @@ func (e *explanation) judge() {
 		return
 	}
 	if e.dropped() {
+		v.Summary += e.in.missing(e.flow)
 		return
 	}
 	first, last := e.sight(e.request[0]), e.sight(e.request[len(e.request)-1])
@@ -67,6 +68,11 @@ func (e *explanation) judge() {
 		say("A reset came back from %s, seen at %s.", e.sight(e.reply[0]).Header.Tuple.Source(), e.places(e.reply))
 	case e.end != nil && v.Outcome == report.Replied:
 		say("%s answered this one with %q, seen at %s; others of the flow got their answer.", e.end.Header.Tuple.Src, path.ErrorText(e.end.Header.Tuple), e.places(e.reply))
+	case e.answerLost:
+		at := e.sight(e.reply[len(e.reply)-1])
+		v.NetNS, v.Interface = at.Point.NetNS, at.Point.Interface
+		say("Of what came back, %s %s is the first packet that did not get as far as others. It was seen at %s.", path.Describe(&at.Header), at.Header.Tuple, e.places(e.reply))
+		e.fell(at, say)
 	case len(e.reply) > 0 && e.home():
 		say("The answer came back, seen at %s%s.", e.places(e.reply), e.translated("reply"))
 		if !e.in.Logs.timeless() {
@@ -85,19 +91,25 @@ func (e *explanation) judge() {
 	if len(e.reply) > 0 {
 		v.Evidence = append(v.Evidence, e.evidence(e.sight(e.reply[len(e.reply)-1])))
 	}
-	v.Summary = strings.Join(said, " ")
+	v.Summary = strings.Join(said, " ") + e.in.missing(e.flow)
+}
+
+// fell says where a packet was lost that was seen last at a stop where the count
+// falls, or before.
+func (e *explanation) fell(last *flows.Sight, say func(string, ...any)) {
+	fall, to := e.flow.Fall, last.Stop+1
+	if last.Stop >= fall.From {
+		to = max(to, fall.To)
+	}
+	next := e.in.place(way(e.flow, fall.Reply)[to].Place)
+	say("Behind %s it was not seen again; other packets of the flow were seen at %s next. Between these two it was lost, and what is between them is in no capture.", e.placeName(last), nameOf(next))
 }
 
 // unanswered says where a packet was seen last to which no answer was seen.
 func (e *explanation) unanswered(say func(string, ...any)) {
 	last := e.sight(e.request[len(e.request)-1])
 	if fall := e.flow.Fall; fall != nil && !fall.Reply && last.Stop < len(e.flow.Out)-1 {
-		to := last.Stop + 1
-		if last.Stop >= fall.From {
-			to = max(to, fall.To)
-		}
-		next := e.in.place(e.flow.Out[to].Place)
-		say("Behind %s it was not seen again; other packets of the flow were seen at %s next. Between these two it was lost, and what is between them is in no capture.", e.placeName(last), nameOf(next))
+		e.fell(last, say)
 		return
 	}
 	if len(e.flow.Missing) > 0 {
