@@ -26,6 +26,11 @@ type Flow struct {
 	Code    string  `json:"code"`
 	// Fall is where packets are missing; nil when none are, or it cannot be told.
 	Fall *Fall `json:"fall,omitempty"`
+	// Unanswered is how many requests of a ping that was answered got no answer,
+	// and Unacknowledged the leg of a connection on which something was sent again
+	// and not acknowledged until the end of the capture.
+	Unanswered     uint64 `json:"unanswered,omitempty"`
+	Unacknowledged string `json:"unacknowledged,omitempty"`
 	// Errors are ICMP errors about the flow.
 	Errors []FlowError `json:"errors,omitempty"`
 	// Ambiguous says in words what content could not tell. Nothing else here
@@ -177,6 +182,7 @@ type grade int
 const (
 	failed grade = iota
 	losing
+	unfinished
 	unclear
 	well
 )
@@ -188,6 +194,8 @@ func (f *Flow) grade() grade {
 		return failed
 	case f.Fall != nil:
 		return losing
+	case f.Unanswered > 0 || f.Unacknowledged != "":
+		return unfinished
 	case len(f.Ambiguous) > 0 || f.Outcome == Inconclusive:
 		return unclear
 	}

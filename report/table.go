@@ -23,10 +23,11 @@ var grades = [...]struct {
 	title string
 	tone  tone
 }{
-	failed:  {"failed", bad},
-	losing:  {"packets missing", bad},
-	unclear: {"not clear", doubtful},
-	well:    {"well", good},
+	failed:     {"failed", bad},
+	losing:     {"packets missing", bad},
+	unfinished: {"not all answered", bad},
+	unclear:    {"not clear", doubtful},
+	well:       {"well", good},
 }
 
 // table prints flows, the worst first.
@@ -159,13 +160,29 @@ func (p *printer) ending(f *Flow) span {
 	if f.grade() == failed && f.Code != "INCONCLUSIVE" && f.Code != "NO_REPLY" {
 		s.text += " (" + f.Code + ")"
 	}
-	if f.Fall != nil && f.grade() != failed {
-		s.text, s.tone = s.text+", packets MISSING", bad
+	if all := lacks(f); len(all) > 0 && f.grade() != failed {
+		s.text, s.tone = s.text+", "+strings.Join(all, ", "), bad
 	}
 	if len(f.Ambiguous) > 0 && f.Outcome != Inconclusive {
 		s.text += ", not all clear"
 	}
 	return s
+}
+
+// lacks are what an answered flow lacks.
+func lacks(f *Flow) []string {
+	var all []string
+	if f.Fall != nil {
+		all = append(all, "packets MISSING")
+	}
+	if f.Unanswered > 0 {
+		all = append(all, fmt.Sprintf("%d NOT ANSWERED", f.Unanswered))
+	}
+	if f.Unacknowledged != "" {
+		way := map[string]string{"request": "there", "reply": "back"}[f.Unacknowledged]
+		all = append(all, "data "+way+" NOT ACKNOWLEDGED")
+	}
+	return all
 }
 
 // way is one direction of a flow: each place with its counts, what changed in the

@@ -160,8 +160,8 @@ func headlineOf(r *Report) (string, tone) {
 	way := map[string]string{"request": " on the way there", "reply": " on the way back"}[r.Verdict.Leg]
 	switch o := r.Verdict.Outcome; o {
 	case Replied:
-		if len(r.Flows) == 1 && r.Flows[0].Fall != nil {
-			return "REPLIED, packets MISSING.", bad
+		if len(r.Flows) == 1 && r.Flows[0].grade() < unclear {
+			return "REPLIED, " + strings.Join(lacks(&r.Flows[0]), ", ") + ".", bad
 		}
 		if r.Verdict.Elapsed > 0 {
 			return "REPLIED in " + milliseconds(r.Verdict.Elapsed) + ".", good

@@ -278,10 +278,19 @@ func TestTextLoop(t *testing.T) {
 	}
 }
 
-// TestHeadlineMissing: an answer is not all where packets are missing.
-func TestHeadlineMissing(t *testing.T) {
-	r := &Report{Verdict: Verdict{Outcome: Replied, Elapsed: 1}, Flows: []Flow{{Fall: &Fall{}}}}
-	if got, _ := headlineOf(r); got != "REPLIED, packets MISSING." {
-		t.Error(got)
+// TestHeadlineLacks: an answer is not all where packets are missing, or something
+// was not answered.
+func TestHeadlineLacks(t *testing.T) {
+	for want, f := range map[string]Flow{
+		"REPLIED, packets MISSING.":                 {Fall: &Fall{}},
+		"REPLIED, packets MISSING, 1 NOT ANSWERED.": {Fall: &Fall{}, Unanswered: 1},
+		"REPLIED, data there NOT ACKNOWLEDGED.":     {Unacknowledged: "request"},
+		"REPLIED, data back NOT ACKNOWLEDGED.":      {Unacknowledged: "reply"},
+	} {
+		f.Outcome = Replied
+		r := &Report{Verdict: Verdict{Outcome: Replied, Elapsed: 1}, Flows: []Flow{f}}
+		if got, tone := headlineOf(r); got != want || tone != bad || f.grade() == well {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }

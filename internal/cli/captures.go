@@ -105,7 +105,7 @@ func (f *analyzeFlags) explain(ctx context.Context, env *environment, in *offlin
 		if r, err = offline.Explain(ctx, in, selected[0]); err != nil {
 			return err
 		}
-		if env.status = outcomeStatus(r); env.status == exitOK && in.Result.Flows[selected[0]].Fall != nil {
+		if env.status = outcomeStatus(r); env.status == exitOK && incomplete(&in.Result.Flows[selected[0]]) {
 			env.status = exitFailed // as when some of several probes are lost
 		}
 	}
@@ -114,6 +114,10 @@ func (f *analyzeFlags) explain(ctx context.Context, env *environment, in *offlin
 	}
 	return f.output.write(env, r)
 }
+
+// incomplete reports whether packets of an answered flow are missing, or got no
+// answer.
+func incomplete(f *flows.Flow) bool { return f.Fall != nil || f.Unfinished() }
 
 // logs are the files that the flags name.
 func (c *captureFlags) logs() offline.LogFiles {

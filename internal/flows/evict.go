@@ -25,7 +25,7 @@ func (j *join) evict() {
 	var d describer
 	for i := range groups[:stay] {
 		f := j.flow(&groups[i], &d)
-		if f.severity() < 2 && len(j.kept) < maxKept {
+		if f.severity() <= 2 && len(j.kept) < maxKept {
 			j.kept = append(j.kept, f)
 			continue
 		}

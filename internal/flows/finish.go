@@ -76,6 +76,10 @@ func wait(all []Flow, places []Place, spans []span) {
 	}
 	for i := range all {
 		f := &all[i]
+		first := &f.Out[0]
+		if ran := places[first.Place].Capture; f.Unanswered > 0 && spans[ran].last-first.Last < usual[ran] {
+			f.Unanswered-- // the last one was sent too late
+		}
 		if f.Outcome != Lost {
 			continue
 		}
@@ -144,12 +148,14 @@ func (f *Flow) severity() int {
 		return 0
 	case f.Fall != nil:
 		return 1
-	case len(f.Ambiguous) > 0:
+	case f.Unfinished():
 		return 2
-	case f.Outcome == Inconclusive:
+	case len(f.Ambiguous) > 0:
 		return 3
+	case f.Outcome == Inconclusive:
+		return 4
 	}
-	return 4
+	return 5
 }
 
 func (f *Flow) missing() uint64 {
@@ -216,6 +222,7 @@ func (j *join) flow(g *group, d *describer) Flow {
 		f.Fall = fall(f.Back, true)
 	}
 	f.Outcome = f.outcome(j.places.list)
+	f.Unanswered, f.Unacknowledged = f.unanswered(j.places.list), j.unacknowledged(&f)
 	f.doubt(g)
 	return f
 }
@@ -282,6 +289,7 @@ func (j *join) stops(tracks []int32, d *describer) []Stop {
 			stops = append(stops, Stop{Place: int(t.place), Key: t.key, TTL: t.ttl, First: t.first, Last: t.last, track: i})
 		}
 		s := &stops[at]
+		s.tracks++
 		s.Packets, s.Bytes, s.Common = s.Packets+uint64(t.packets), s.Bytes+t.bytes, s.Common+uint64(t.common)
 		s.Copies, s.Repeated = s.Copies+uint64(t.copies), s.Repeated+uint64(t.repeated)
 		s.Stream, s.Data = s.Stream+t.stream, s.Data+t.data
@@ -475,6 +483,73 @@ func (f *Flow) outcome(places []Place) Outcome {
 		return Lost
 	}
 	return Inconclusive
+}
+
+// Unfinished reports whether something of a flow that was answered was not.
+func (f *Flow) Unfinished() bool { return f.Unanswered > 0 || f.Unacknowledged != nil }
+
+// unanswered is how many requests of a ping got no answer.
+func (f *Flow) unanswered(places []Place) uint64 {
+	if f.Outcome != Replied || !asks(&f.Request) {
+		return 0
+	}
+	first := places[f.Out[0].Place].base
+	there, back := seenAt(f.Out, places, first), seenAt(f.Back, places, first)
+	return there - min(there, back)
+}
+
+// seenAt is how many packets of one direction were seen at a place. It may have
+// seen them twice, before and behind NAT.
+func seenAt(stops []Stop, places []Place, base int32) uint64 {
+	var n uint64
+	for i := range stops {
+		if places[stops[i].Place].base == base {
+			n = max(n, stops[i].Packets)
+		}
+	}
+	return n
+}
+
+// unacknowledged finds what was sent again and not acknowledged. After a reset
+// nothing is.
+func (j *join) unacknowledged(f *Flow) *Unacknowledged {
+	if f.Request.Proto != packet.TCP || f.has(packet.RST) {
+		return nil
+	}
+	for reply, stops := range [2][]Stop{f.Out, f.Back} {
+		for i := range stops {
+			s := &stops[i]
+			sent := j.tracks.at(s.track)
+			back := slices.IndexFunc([2][]Stop{f.Back, f.Out}[reply], func(b Stop) bool { return b.Place == s.Place && b.Key == s.Key.Inverse() })
+			if back < 0 || s.tracks > 1 || !sent.resends {
+				continue
+			}
+			got := &[2][]Stop{f.Back, f.Out}[reply][back]
+			if acks := j.tracks.at(got.track); got.tracks == 1 && (!acks.acks || int32(sent.resent-acks.ack) > 0) {
+				return &Unacknowledged{reply == 1, s.Place}
+			}
+		}
+	}
+	return nil
+}
+
+// has reports whether a TCP flag was seen in either direction.
+func (f *Flow) has(flag packet.TCPFlags) bool {
+	seen := func(s Stop) bool { return s.Flags.Has(flag) }
+	return slices.ContainsFunc(f.Out, seen) || slices.ContainsFunc(f.Back, seen)
+}
+
+// Whole reports whether the same was seen of a flow at two places or more: as many
+// packets or, of TCP that carries data, as much of that.
+func (f *Flow) Whole() bool {
+	return len(f.Out) > 1 && len(f.Back) != 1 && level(f.Out) && level(f.Back)
+}
+
+// level reports whether all stops saw as much.
+func level(stops []Stop) bool {
+	return !slices.ContainsFunc(stops, func(s Stop) bool {
+		return s.Packets != stops[0].Packets && (s.Data != stops[0].Data || s.Data == 0)
+	})
 }
 
 // ends reports whether an ICMP error ends an exchange: the destination is

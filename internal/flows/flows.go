@@ -88,6 +88,11 @@ type Flow struct {
 	// Fall is where packets are missing; nil when none are, or it cannot be
 	// told.
 	Fall *Fall
+	// Unanswered is how many requests of an answered ping got no answer where the
+	// first was seen, and Unacknowledged what of a TCP connection was sent again
+	// and not acknowledged; nil for nothing.
+	Unanswered     uint64
+	Unacknowledged *Unacknowledged
 	// Ambiguous says in words what could not be told; nothing that follows from
 	// it is in the other fields.
 	Ambiguous []string
@@ -129,6 +134,7 @@ type Stop struct {
 	// before.
 	Joined uint64
 	track  int32 // the largest of its tracks
+	tracks int32 // how many it has
 }
 
 // Translation is a change of tuple between two stops that are next to each
@@ -171,6 +177,13 @@ const (
 	OneWay       Outcome = "delivered"
 	Inconclusive Outcome = "inconclusive"
 )
+
+// Unacknowledged is what TCP sent again after a silence, and what was not
+// acknowledged until the end at a place that saw both directions.
+type Unacknowledged struct {
+	Reply bool
+	Place int
+}
 
 // Fall is where a count falls.
 type Fall struct {

@@ -12,6 +12,7 @@ import (
 // are handed from one core to another.
 type item struct {
 	key  packet.Key
+	ipid uint16
 	hash uint64 // of key and, for an ICMP error, of the quoted key
 	mark uint64
 	time int64
@@ -19,10 +20,9 @@ type item struct {
 	body       uint32
 	length     uint32
 	data       uint32
-	seq        uint32
+	seq, ack   uint32
 	iface      int32
-	rare       int32 // index into chunk.rare, -1 for none
-	ipid       uint16
+	rare       int16 // index into chunk.rare, -1 for none
 	flags      packet.TCPFlags
 	ttl        uint8
 	bodyLength uint8
@@ -64,7 +64,7 @@ type scope struct {
 // brief turns a decoded record into an item.
 func (c *chunk) brief(r *capture.Record, b *packet.Brief) item {
 	i := item{
-		key: b.Key, mark: b.Mark, time: r.Time, body: b.Body, length: b.Length, data: b.DataLength, seq: b.Seq,
+		key: b.Key, mark: b.Mark, time: r.Time, body: b.Body, length: b.Length, data: b.DataLength, seq: b.Seq, ack: b.Ack,
 		iface: r.Interface, rare: -1, ipid: uint16(b.IPID), flags: b.Flags, ttl: b.TTL, bodyLength: b.BodyLength,
 	}
 	switch b.Kind {
@@ -91,7 +91,7 @@ func (c *chunk) brief(r *capture.Record, b *packet.Brief) item {
 		i.ipid = 0 // of an IPv6 fragment: every host that cuts it anew gives another
 	}
 	if b.VLANCount > 0 || b.Tunnels > 0 || b.SLLInterface > 0 || b.Quoted != (packet.Key{}) {
-		i.rare = int32(len(c.rare))
+		i.rare = int16(len(c.rare))
 		c.rare = append(c.rare, rare{
 			scope:  scope{vlans: b.VLANs, layers: b.Layers, tunnels: b.Tunnels, tags: b.VLANCount, index: b.SLLInterface},
 			quoted: b.Quoted, code: b.ICMPCode,

@@ -20,10 +20,13 @@ type track struct {
 	// opens says that a SYN was seen that begins a connection, accepts one that
 	// answers it.
 	opens, accepts bool
-	place          int32
-	flags          packet.TCPFlags
-	lastIPID       uint16
-	lastMark       uint64
+	// acks says that ack is the furthest that was acknowledged, resends that resent
+	// is the end of what was sent again after a silence.
+	acks, resends bool
+	place         int32
+	flags         packet.TCPFlags
+	lastIPID      uint16
+	lastMark      uint64
 	// before are hashes of packets with an IPv4 id before the last: copies of several
 	// that went on together come after all of them.
 	before              [4]uint32
@@ -34,6 +37,7 @@ type track struct {
 	// begin is the sequence number of a SYN, high the one behind what was seen of
 	// the stream.
 	begin, high uint32
+	ack, resent uint32
 }
 
 // pageTracks is how many tracks are allocated at once.
@@ -145,6 +149,7 @@ func (t *track) count(i *item, common bool) bool {
 	if i.ipid != 0 {
 		t.before[t.packets%uint32(len(t.before))] = fold(i)
 	}
+	silence := i.time - t.last
 	t.lastMark, t.lastIPID = i.mark, i.ipid
 	t.first, t.last = min(t.first, i.time), max(t.last, i.time)
 	t.packets++
@@ -158,7 +163,7 @@ func (t *track) count(i *item, common bool) bool {
 	}
 	t.distinctive = t.distinctive || i.has(distinctive)
 	if i.key.Proto == packet.TCP && !i.has(laterFragment|cutShort) {
-		t.countStream(i)
+		t.countStream(i, silence)
 	}
 	return true
 }
@@ -188,7 +193,11 @@ func fold(i *item) uint32 {
 	return uint32(h>>32) | 1 // 0 stands for none
 }
 
-func (t *track) countStream(i *item) {
+// resendTime is how long a sender waits before it sends again what was not
+// acknowledged, at least. What comes sooner may have been overtaken on its way.
+const resendTime = 100_000_000
+
+func (t *track) countStream(i *item, silence int64) {
 	length := i.data
 	if i.flags&(packet.SYN|packet.FIN) != 0 {
 		length++
@@ -205,6 +214,24 @@ func (t *track) countStream(i *item) {
 		t.high = end
 	case length > 0:
 		t.repeated++
+		if silence >= resendTime {
+			t.resend(i)
+		}
+	}
+	if i.flags.Has(packet.ACK) && (!t.acks || int32(i.ack-t.ack) > 0) {
+		t.acks, t.ack = true, i.ack
+	}
+}
+
+// resend notes a SYN or data that was sent again. That the end of a connection
+// is, tells nothing of the data.
+func (t *track) resend(i *item) {
+	end := i.seq + i.data
+	if i.flags.Has(packet.SYN) {
+		end++
+	}
+	if end != i.seq && (!t.resends || int32(end-t.resent) > 0) {
+		t.resends, t.resent = true, end
 	}
 }
 

@@ -10,9 +10,19 @@ import (
 // legOf is the leg on which a flow ended, or lost packets.
 func legOf(f *flows.Flow) string {
 	switch {
-	case f.Outcome == flows.Replied && f.Fall != nil && !f.Fall.Reply:
-		return "request"
+	case f.Outcome == flows.Replied && f.Fall != nil:
+		return legName(f.Fall.Reply)
+	case f.Outcome == flows.Replied && f.Unacknowledged != nil:
+		return legName(f.Unacknowledged.Reply)
 	case f.Outcome == flows.Replied, f.Outcome == flows.Lost && len(f.Back) > 0:
+		return "reply"
+	}
+	return "request"
+}
+
+// legName names a direction.
+func legName(reply bool) string {
+	if reply {
 		return "reply"
 	}
 	return "request"
@@ -24,7 +34,7 @@ func legOf(f *flows.Flow) string {
 func codeOf(f *flows.Flow) string {
 	switch f.Outcome {
 	case flows.Replied, flows.OneWay:
-		if f.Fall == nil {
+		if f.Fall == nil && !f.Unfinished() {
 			return diagnose.OK
 		}
 	case flows.Rejected:

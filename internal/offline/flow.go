@@ -14,7 +14,10 @@ import (
 func (in *Input) flow(f *flows.Flow) report.Flow {
 	r := report.Flow{
 		Number: f.Number, Tuple: tupleOf(f.Request), Outcome: outcomeOf(f.Outcome), Leg: legOf(f), Code: codeOf(f),
-		Ambiguous: f.Ambiguous,
+		Unanswered: f.Unanswered, Ambiguous: f.Ambiguous,
+	}
+	if u := f.Unacknowledged; u != nil {
+		r.Unacknowledged = legName(u.Reply)
 	}
 	if !in.Logs.timeless() {
 		r.Started, r.Elapsed = timeOf(f.Started), time.Duration(f.Elapsed)

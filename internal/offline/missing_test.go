@@ -108,3 +108,33 @@ func TestAnswersMissing(t *testing.T) {
 		})
 	}
 }
+
+// TestNothingMissing: that nothing is missing is said where two places saw the
+// same, and both could be read.
+func TestNothingMissing(t *testing.T) {
+	cnt, docker0 := lossy(t, "docker-bridge-outbound", "cnt01-eth0", whole), lossy(t, "docker-bridge-outbound", "host-docker0", whole)
+	cut := lossy(t, "docker-bridge-outbound", "host-docker0", whole)
+	b, err := os.ReadFile(cut.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(cut.Path, append(b, 1, 2, 3), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		sources []Source
+		want    string
+	}{
+		"one place":  {[]Source{cnt}, "All 2 flows went well."},
+		"two places": {[]Source{cnt, docker0}, "All 2 flows went well, and nothing is missing."},
+		"damaged":    {[]Source{cnt, cut}, "All 2 flows went well."},
+		"one answer less": {
+			[]Source{lossy(t, "docker-bridge-outbound", "cnt01-eth0", echoReply(2))},
+			"Not everything was answered in 1 of 2 flows. The other 1 went well.",
+		},
+	} {
+		if got := Table(read(t, tt.sources...), Selection{}, 0).Verdict.Summary; got != tt.want {
+			t.Errorf("%s: %s, want %s", name, got, tt.want)
+		}
+	}
+}

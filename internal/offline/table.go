@@ -116,13 +116,15 @@ func (in *Input) verdict(selected []int, t *report.Totals) report.Verdict {
 // overview sums many flows up, the bad news first.
 func (in *Input) overview(selected []int, t *report.Totals) string {
 	failed := t.Outcomes[report.Lost] + t.Outcomes[report.Rejected]
-	falling, unclear := 0, 0 // of those that did not fail
+	falling, unfinished, unclear := 0, 0, 0 // of those that did not fail
 	for _, i := range selected {
 		f := &in.Result.Flows[i]
 		switch {
 		case f.Outcome == flows.Lost || f.Outcome == flows.Rejected:
 		case f.Fall != nil:
 			falling++
+		case f.Unfinished():
+			unfinished++
 		case len(f.Ambiguous) > 0 || f.Outcome == flows.Inconclusive:
 			unclear++
 		}
@@ -145,15 +147,32 @@ func (in *Input) overview(selected []int, t *report.Totals) string {
 	if falling > 0 {
 		parts = append(parts, fmt.Sprintf("Packets are missing in %d%s%s.", falling, map[bool]string{true: " more"}[failed > 0], ofAll(failed > 0, t.Selected)))
 	}
-	if unclear > 0 {
-		parts = append(parts, fmt.Sprintf("Not everything is clear about %d%s.", unclear, ofAll(failed+falling > 0, t.Selected)))
+	if unfinished > 0 {
+		parts = append(parts, fmt.Sprintf("Not everything was answered in %d%s.", unfinished, ofAll(failed+falling > 0, t.Selected)))
 	}
-	if healthy := t.Selected - failed - falling - unclear; healthy == t.Selected {
+	if unclear > 0 {
+		parts = append(parts, fmt.Sprintf("Not everything is clear about %d%s.", unclear, ofAll(failed+falling+unfinished > 0, t.Selected)))
+	}
+	switch healthy := t.Selected - failed - falling - unfinished - unclear; {
+	case healthy == t.Selected && in.complete(selected):
 		parts = append(parts, fmt.Sprintf("All %d flows went well, and nothing is missing.", healthy))
-	} else if healthy > 0 {
+	case healthy == t.Selected:
+		parts = append(parts, fmt.Sprintf("All %d flows went well.", healthy))
+	case healthy > 0:
 		parts = append(parts, fmt.Sprintf("The other %d went well.", healthy))
 	}
 	return strings.Join(parts, " ")
+}
+
+// complete reports whether all captures could be read, and several places saw the
+// same of some flows.
+func (in *Input) complete(selected []int) bool {
+	res := in.Result
+	damaged := slices.ContainsFunc(in.Captures, func(c Capture) bool { return c.Problem != nil })
+	if damaged || len(in.Refused) > 0 || res.Interrupted || res.Bad+res.Untimed+res.Evicted > 0 {
+		return false
+	}
+	return !slices.ContainsFunc(selected, func(i int) bool { return !res.Flows[i].Whole() })
 }
 
 // ofAll says of how many, unless it was said.
@@ -197,7 +216,7 @@ func (in *Input) sentence(f *flows.Flow) string {
 			text = fmt.Sprintf("How %s%s went is not clear.", strings.ToLower(what[:1]), what[1:])
 		}
 	}
-	return text + in.missing(f)
+	return text + in.missing(f) + in.unfinished(f)
 }
 
 // missing is a further sentence on what of a flow is missing; empty for nothing.
@@ -215,6 +234,27 @@ func (in *Input) missing(f *flows.Flow) string {
 		where = "behind " + from
 	}
 	return fmt.Sprintf(" On the way %s %s went missing %s.", leg, missingText(f.Fall), where)
+}
+
+// unfinished is a further sentence on what of a flow was not answered.
+func (in *Input) unfinished(f *flows.Flow) string {
+	switch u := f.Unacknowledged; {
+	case u != nil:
+		at := in.name(u.Place)
+		return fmt.Sprintf(" What %s sent again was not acknowledged at %s until the capture there ended. Whether it was lost behind %s, or its acknowledgement, or nobody was there to acknowledge it, that capture does not tell.", senderOf(f, u), at, at)
+	case f.Unanswered == 1:
+		return " 1 request got no answer."
+	case f.Unanswered > 0:
+		return fmt.Sprintf(" %d requests got no answer.", f.Unanswered)
+	}
+	return ""
+}
+
+// senderOf is the end that sent what was not acknowledged.
+func senderOf(f *flows.Flow, u *flows.Unacknowledged) string {
+	stops := way(f, u.Reply)
+	at := slices.IndexFunc(stops, func(s flows.Stop) bool { return s.Place == u.Place })
+	return stops[at].Key.Tuple().Source()
 }
 
 func missingText(f *flows.Fall) string {

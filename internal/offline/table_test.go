@@ -67,6 +67,9 @@ func TestCodeOf(t *testing.T) {
 		{"answered", flows.Flow{Outcome: flows.Replied, Out: out, Back: back}, "reply", "OK"},
 		{"answered, less behind", flows.Flow{Outcome: flows.Replied, Out: out, Back: back, Fall: &flows.Fall{}}, "request", "INCONCLUSIVE"},
 		{"answered, less on the way back", flows.Flow{Outcome: flows.Replied, Out: out, Back: back, Fall: &flows.Fall{Reply: true}}, "reply", "INCONCLUSIVE"},
+		{"answered in part", flows.Flow{Outcome: flows.Replied, Out: out, Back: back, Unanswered: 1}, "reply", "INCONCLUSIVE"},
+		{"not acknowledged", flows.Flow{Outcome: flows.Replied, Out: out, Back: back, Unacknowledged: &flows.Unacknowledged{}}, "request", "INCONCLUSIVE"},
+		{"not acknowledged on the way back", flows.Flow{Outcome: flows.Replied, Out: out, Back: back, Unacknowledged: &flows.Unacknowledged{Reply: true}}, "reply", "INCONCLUSIVE"},
 		{"to many", flows.Flow{Outcome: flows.OneWay, Out: out}, "request", "OK"},
 		{"no answer", flows.Flow{Outcome: flows.Lost, Out: out}, "request", "NO_REPLY"},
 		{"not seen where others were", flows.Flow{Outcome: flows.Lost, Out: out, Missing: []int{1}}, "request", "INCONCLUSIVE"},
@@ -264,6 +267,10 @@ func TestTableSummary(t *testing.T) {
 	well := of(flows.Replied, k, stopAt(0, k.Inverse(), 4))
 	twice := of(flows.Replied, k, stopAt(0, k.Inverse(), 3), stopAt(1, k.Inverse(), 1))
 	twice.Out = append(twice.Out, stopAt(0, k, 9)) // with another TTL
+	hanging := of(flows.Replied, tcp, stopAt(0, tcp.Inverse(), 1))
+	hanging.Unacknowledged = &flows.Unacknowledged{}
+	some := of(flows.Replied, ping, stopAt(0, ping.Inverse(), 2))
+	some.Unanswered = 2
 	tests := []struct {
 		flows []flows.Flow
 		want  string
@@ -277,13 +284,17 @@ func TestTableSummary(t *testing.T) {
 		{[]flows.Flow{of(flows.Rejected, tcp)}, "The connection from 10.0.0.1:5000 to 192.0.2.7:80 was rejected."},
 		{[]flows.Flow{of(flows.Inconclusive, k)}, "How the udp flow from 10.0.0.1:5000 to 192.0.2.7:53 went is not clear: 4 packets there, nothing back."},
 		{[]flows.Flow{of(flows.OneWay, k)}, "The udp flow from 10.0.0.1:5000 to 192.0.2.7:53 goes to many, and nobody answers that: 4 packets."},
-		{[]flows.Flow{well, well}, "All 2 flows went well, and nothing is missing."},
+		{[]flows.Flow{well, well}, "All 2 flows went well."},
 		{
 			[]flows.Flow{of(flows.Lost, tcp), of(flows.Rejected, tcp), falling, unclear, well},
 			"1 of 5 flows got no answer, 1 was rejected. Packets are missing in 1 more. Not everything is clear about 1. The other 1 went well.",
 		},
 		{[]flows.Flow{of(flows.Rejected, tcp), of(flows.Rejected, tcp)}, "2 of 2 flows were rejected."},
 		{[]flows.Flow{falling, well}, "Packets are missing in 1 of 2 flows. The other 1 went well."},
+		{[]flows.Flow{hanging}, "The connection from 10.0.0.1:5000 to 192.0.2.7:80 was answered: 4 packets there, 1 back. What 10.0.0.1:5000 sent again was not acknowledged at cnt until the capture there ended. Whether it was lost behind cnt, or its acknowledgement, or nobody was there to acknowledge it, that capture does not tell."},
+		{[]flows.Flow{some}, "The ping from 10.0.0.1 to 192.0.2.7 was answered: 4 packets there, 2 back. 2 requests got no answer."},
+		{[]flows.Flow{falling, some, unclear, well}, "Packets are missing in 1 of 4 flows. Not everything was answered in 1. Not everything is clear about 1. The other 1 went well."},
+		{[]flows.Flow{hanging, well}, "Not everything was answered in 1 of 2 flows. The other 1 went well."},
 		{[]flows.Flow{unclear, well}, "Not everything is clear about 1 of 2 flows. The other 1 went well."},
 	}
 	for _, tt := range tests {

@@ -48,7 +48,7 @@ func (e *explanation) judge() {
 		return
 	}
 	if e.dropped() {
-		v.Summary += e.in.missing(e.flow)
+		v.Summary += e.in.missing(e.flow) + e.in.unfinished(e.flow)
 		return
 	}
 	first, last := e.sight(e.request[0]), e.sight(e.request[len(e.request)-1])
@@ -91,7 +91,7 @@ func (e *explanation) judge() {
 	if len(e.reply) > 0 {
 		v.Evidence = append(v.Evidence, e.evidence(e.sight(e.reply[len(e.reply)-1])))
 	}
-	v.Summary = strings.Join(said, " ") + e.in.missing(e.flow)
+	v.Summary = strings.Join(said, " ") + e.in.missing(e.flow) + e.in.unfinished(e.flow)
 }
 
 // fell says where a packet was lost that was seen last at a stop where the count
