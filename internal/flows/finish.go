@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/pathtrace/pathtrace/packet"
 )
@@ -30,7 +31,7 @@ func (j *join) finish() {
 	describing.Wait()
 	all = append(all, j.kept...)
 	spans := j.spans()
-	wait(all, j.places.list, spans)
+	wait(all, j.places.list, spans, j.cfg.Patience)
 	j.result.Flows = ranked(all)
 	j.result.Places = j.places.list
 	for i := range j.result.Places {
@@ -59,7 +60,7 @@ func (j *join) spans() []span {
 
 // wait takes back that an answer was lost where the capture ended sooner than
 // others were answered.
-func wait(all []Flow, places []Place, spans []span) {
+func wait(all []Flow, places []Place, spans []span, patience time.Duration) {
 	usual := make([]int64, len(spans)) // the longest that an answer took
 	for i := range all {
 		f := &all[i]
@@ -90,6 +91,9 @@ func wait(all []Flow, places []Place, spans []span) {
 		case f.Waited < least:
 			f.Outcome = Inconclusive
 			f.Ambiguous = append(f.Ambiguous, fmt.Sprintf("the capture ends %s after the first packet to be answered, and others waited up to %s", shortly(f.Waited), shortly(least)))
+		case f.Waited < patience.Nanoseconds() && len(f.Back) == 0:
+			f.Outcome = Inconclusive
+			f.Ambiguous = append(f.Ambiguous, fmt.Sprintf("the capture ends %s after the first packet: a later answer is not in it", shortly(f.Waited)))
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"time"
 
 	"github.com/pathtrace/pathtrace/packet"
 )
@@ -15,10 +16,17 @@ type Config struct {
 	MaxFlows int
 	// Clocks are those of the captures, from Measure; nil takes all for one.
 	Clocks []Clock
+	// Patience is how long a capture has to go on for an answer to be missed, at
+	// least; 0 leaves that to how long others waited.
+	Patience time.Duration
 	// Progress is called now and then with the number of packets so far; nil for
 	// none.
 	Progress func(packets uint64)
 }
+
+// Patience is the usual Config.Patience: TCP sends a SYN again after as much (RFC
+// 6298), since nearly no round trip takes longer, and ping its next request.
+const Patience = time.Second
 
 // DefaultMaxFlows keeps memory below some 300 MB.
 const DefaultMaxFlows = 200_000

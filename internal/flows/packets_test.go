@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/packet"
@@ -278,9 +279,14 @@ func TestWaited(t *testing.T) {
 			t.Errorf("%s: want %s\n%s", name, tt.want, describe(r))
 		}
 	}
-	alone := joined(t, sent{segment: ask})
-	if alone.Flows[0].Outcome != Lost {
-		t.Errorf("without anything to compare it with:\n%s", describe(alone))
+	for patience, want := range map[time.Duration]Outcome{0: Lost, 99 * time.Millisecond: Lost, Patience: Inconclusive} {
+		alone, err := Join(t.Context(), captured(sent{segment: ask}, sent{at: 100, segment: ask}), Config{Patience: patience})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if alone.Flows[0].Outcome != want {
+			t.Errorf("without anything to compare it with, after %s: want %s\n%s", patience, want, describe(alone))
+		}
 	}
 }
 

@@ -83,7 +83,7 @@ func (r *reading) run(ctx context.Context, in *Input) error {
 		}
 	}
 	in.streams = captures
-	cfg := flows.Config{MaxFlows: r.cfg.MaxFlows, Progress: r.progress}
+	cfg := flows.Config{MaxFlows: r.cfg.MaxFlows, Patience: flows.Patience, Progress: r.progress}
 	r.passes = 1
 	var err error
 	if len(captures) > 1 {

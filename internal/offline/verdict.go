@@ -162,13 +162,10 @@ func (e *explanation) acknowledges() bool {
 	return false
 }
 
-// briefly is as long as an answer may well take.
-const briefly = time.Second
-
 // untilEnd says when the capture ended that would have seen the answer, where
 // that was soon.
 func (e *explanation) untilEnd(say func(string, ...any)) {
-	if waited := time.Duration(e.flow.Waited); waited < briefly && !e.in.Logs.alone {
+	if waited := time.Duration(e.flow.Waited); waited < flows.Patience && !e.in.Logs.alone {
 		say("The capture at %s ends %.1f ms after the first packet: it would not show a later answer.", e.placeName(e.sight(e.request[0])), float64(waited)/1e6)
 	}
 }
