@@ -492,13 +492,18 @@ func (f *Flow) outcome(places []Place) Outcome {
 // Unfinished reports whether something of a flow that was answered was not.
 func (f *Flow) Unfinished() bool { return f.Unanswered > 0 || f.Unacknowledged != nil }
 
-// unanswered is how many requests of a ping got no answer.
+// unanswered is how many requests of a ping got no answer, and no ICMP error.
 func (f *Flow) unanswered(places []Place) uint64 {
 	if f.Outcome != Replied || !asks(&f.Request) {
 		return 0
 	}
 	first := places[f.Out[0].Place].base
 	there, back := seenAt(f.Out, places, first), seenAt(f.Back, places, first)
+	for i := range f.Errors {
+		if places[f.Errors[i].Place].base == first {
+			back += f.Errors[i].Packets
+		}
+	}
 	return there - min(there, back)
 }
 

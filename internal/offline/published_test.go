@@ -51,3 +51,21 @@ func TestPublished(t *testing.T) {
 		}
 	}
 }
+
+// TestPublishedEchoes: a request got its answer by an ICMP error, too; one that
+// got neither is counted.
+func TestPublishedEchoes(t *testing.T) {
+	folder := testenv.SharedData(t)
+	for name, want := range map[string]uint64{
+		"packets/icmp_traceroute.pcapng":              0,
+		"skydive/icmpv4-4vlanQinQ-id-8-10-20-30.pcap": 2,
+	} {
+		in, err := Read(t.Context(), []Source{{Path: filepath.Join(folder, name)}}, Logs{}, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := in.Result.Flows[0].Unanswered; got != want {
+			t.Errorf("%s: %d, want %d", name, got, want)
+		}
+	}
+}
