@@ -5,8 +5,8 @@ import (
 	"math/bits"
 )
 
-// markPayload is how much of the payload a Mark covers.
-const markPayload = 16
+// MarkPayload is how much of the payload a Mark covers.
+const MarkPayload = 16
 
 // The hashes multiply 64 by 64 bits and fold the product, with constants that
 // are the fractions of the square roots of 2, 3, 5 and 7. They are no defence
@@ -25,7 +25,7 @@ func fold(a, b uint64) uint64 {
 }
 
 // markOf is the hash of the numbers that a Mark covers, and of a payload of up
-// to markPayload bytes.
+// to MarkPayload bytes.
 func markOf(head, numbers uint64, payload []byte) uint64 {
 	h := fold(head^root2, numbers^root3)
 	if len(payload) > 0 {

@@ -72,7 +72,7 @@ func TestMarkLengths(t *testing.T) {
 	marks, bodies := map[uint64]int{}, map[uint32]int{}
 	for n := range PayloadBytes + 1 {
 		p := make([]byte, n)
-		if n <= markPayload {
+		if n <= MarkPayload {
 			if other, ok := marks[markOf(0, 0, p)]; ok {
 				t.Errorf("marks of %d and %d bytes are the same", other, n)
 			}

@@ -340,8 +340,8 @@ func (b *Brief) payload(f frame, header int, head, numbers uint64) {
 		b.Body, b.BodyLength = bodyOf(p), uint8(len(p))
 		b.Distinctive = isDistinctive(p)
 	}
-	if len(p) < min(int(b.DataLength), markPayload) {
+	if len(p) < min(int(b.DataLength), MarkPayload) {
 		p = nil
 	}
-	b.Mark = markOf(head, numbers, p[:min(len(p), markPayload)])
+	b.Mark = markOf(head, numbers, p[:min(len(p), MarkPayload)])
 }

@@ -131,9 +131,11 @@ type Fall struct {
 	From int `json:"from"`
 	To   int `json:"to"`
 	// Packets are missing; of TCP that carries data, Bytes of the stream, since
-	// what makes few packets of many leaves these alone.
+	// what makes few packets of many leaves these alone. Least says that it may be
+	// more, since the later point saw others that the earlier one may not have.
 	Packets uint64 `json:"packets,omitempty"`
 	Bytes   uint64 `json:"bytes,omitempty"`
+	Least   bool   `json:"least,omitempty"`
 }
 
 // FlowError is an ICMP error about a flow.

@@ -259,10 +259,14 @@ func pointDetail(point *FlowPoint) string {
 }
 
 func missingText(f *Fall) string {
+	text := strconv.FormatUint(f.Packets, 10)
 	if f.Bytes > 0 {
-		return bytesText(f.Bytes) + " of data MISSING"
+		text = bytesText(f.Bytes) + " of data"
 	}
-	return strconv.FormatUint(f.Packets, 10) + " MISSING"
+	if f.Least {
+		text = "at least " + text
+	}
+	return text + " MISSING"
 }
 
 // changeText is what is other in the tuple of one point than in that of the one

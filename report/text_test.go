@@ -294,3 +294,17 @@ func TestHeadlineLacks(t *testing.T) {
 		}
 	}
 }
+
+// TestMissingText: how much is missing, or at least how much.
+func TestMissingText(t *testing.T) {
+	for want, f := range map[string]Fall{
+		"2 MISSING":                       {Packets: 2},
+		"1720 B of data MISSING":          {Bytes: 1720},
+		"at least 1 MISSING":              {Packets: 1, Least: true},
+		"at least 7240 B of data MISSING": {Bytes: 7240, Least: true},
+	} {
+		if got := missingText(&f); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

@@ -221,10 +221,7 @@ func (j *join) flow(g *group, d *describer) Flow {
 	f.Out, f.Back = j.stops(tracks[0], d), j.stops(tracks[1], d)
 	f.Request, f.Translated = f.Out[0].Key, f.Out[len(f.Out)-1].Key
 	f.Translations = translations(&f)
-	f.Fall = fall(f.Out, false)
-	if f.Fall == nil {
-		f.Fall = fall(f.Back, true)
-	}
+	f.Fall = cmp.Or(j.fall(f.Out, false), j.fall(f.Back, true), swapped(f.Out, false), swapped(f.Back, true))
 	f.Outcome = f.outcome(j.places.list)
 	f.Unanswered, f.Unacknowledged = f.unanswered(j.places.list), j.unacknowledged(&f)
 	f.doubt(g)
@@ -297,6 +294,7 @@ func (j *join) stops(tracks []int32, d *describer) []Stop {
 		s.Packets, s.Bytes, s.Common = s.Packets+uint64(t.packets), s.Bytes+t.bytes, s.Common+uint64(t.common)
 		s.Copies, s.Repeated = s.Copies+uint64(t.copies), s.Repeated+uint64(t.repeated)
 		s.Stream, s.Data = s.Stream+t.stream, s.Data+t.data
+		s.sum, s.partial = s.sum+t.sum, s.partial || t.partial
 		s.First, s.Last, s.Flags = min(s.First, t.first), max(s.Last, t.last), s.Flags|t.flags
 	}
 	j.order(stops)
@@ -388,6 +386,42 @@ func translations(f *Flow) []Translation {
 func neutral(a, b *[16]byte) bool {
 	return *a != *b && packet.ChecksumNeutral(netip.AddrFrom16(*a).Unmap(), netip.AddrFrom16(*b).Unmap())
 }
+
+// fall is where most is missing in one direction.
+func (j *join) fall(stops []Stop, reply bool) *Fall {
+	f := fall(stops, reply)
+	if f == nil {
+		return nil
+	}
+	from, to := &stops[f.From], &stops[f.To]
+	e, _ := j.links.between(from.track, to.track)
+	f.Least = uint64(e.strong) != to.Packets
+	return f
+}
+
+// swapped finds two stops that saw as much, and not the same: each has a packet
+// that the other has not.
+func swapped(stops []Stop, reply bool) *Fall {
+	for i := 1; i < len(stops); i++ {
+		a, b := &stops[i-1], &stops[i]
+		if b.Joined > 0 && a.Common == a.Packets && b.Common == b.Packets && asMuch(a, b) && !same(a, b) {
+			return &Fall{Reply: reply, From: i - 1, To: i, Packets: 1, Least: true}
+		}
+	}
+	return nil
+}
+
+// asMuch reports whether two stops saw as many packets or, of TCP that carries
+// data, as much of that.
+func asMuch(a, b *Stop) bool {
+	if a.Key.Proto == packet.TCP && a.Data > 0 {
+		return a.Data == b.Data
+	}
+	return a.Packets == b.Packets
+}
+
+// same reports whether nothing tells what two stops saw apart.
+func same(a, b *Stop) bool { return a.partial || b.partial || a.sum == b.sum }
 
 // fall finds the stop behind which the most is missing. What was seen at any
 // later stop is not missing: a place between may be on the way of some packets
@@ -556,9 +590,7 @@ func (f *Flow) Whole() bool {
 
 // level reports whether all stops saw as much.
 func level(stops []Stop) bool {
-	return !slices.ContainsFunc(stops, func(s Stop) bool {
-		return s.Packets != stops[0].Packets && (s.Data != stops[0].Data || s.Data == 0)
-	})
+	return !slices.ContainsFunc(stops, func(s Stop) bool { return !asMuch(&stops[0], &s) || !same(&stops[0], &s) })
 }
 
 // ends reports whether an ICMP error ends an exchange: the destination is

@@ -135,6 +135,9 @@ type Stop struct {
 	Joined uint64
 	track  int32 // the largest of its tracks
 	tracks int32 // how many it has
+	// sum and partial are those of its tracks.
+	sum     uint64
+	partial bool
 }
 
 // Translation is a change of tuple between two stops that are next to each
@@ -191,6 +194,9 @@ type Fall struct {
 	// From and To are indexes into Out, or Back. To is the next one, or the first
 	// that saw the most of what came behind From.
 	From, To int
-	// Packets are missing; of TCP they are counted in bytes of the stream.
+	// Packets are missing; of TCP they are counted in bytes of the stream. Least
+	// says that it may be more: To, or what saw the packets before From did not,
+	// saw others, too.
 	Packets, Bytes uint64
+	Least          bool
 }

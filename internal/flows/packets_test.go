@@ -171,8 +171,21 @@ func repeats(parts []uint32, n uint32) (times int) {
 	return times
 }
 
+// without leaves out one of some segments.
+func without(i int, all []segment) []segment { return slices.Delete(all, i, i+1) }
+
+// cut makes two of one segment.
+func cut(all []segment, i int) []segment {
+	first, second := all[i], all[i]
+	first.data /= 2
+	second.seq, second.data = second.seq+uint32(first.data), second.data-first.data
+	second.id += 500
+	return slices.Replace(all, i, i+1, first, second)
+}
+
 // TestFall: what a later place saw did not go missing, nor what others saw beside
-// it, nor what came in another order.
+// it, nor what came in another order. As much is not the
+// same.
 func TestFall(t *testing.T) {
 	t.Parallel()
 	const from, to = "10.0.0.1:4000", "192.0.2.7:5000"
@@ -207,6 +220,26 @@ func TestFall(t *testing.T) {
 		"lost for good": {
 			slices.Concat(at(0, 0, connection(64, 0, 1, 2, 3)...), at(1, 1, connection(63, 0, 1, 2)...)),
 			&Fall{From: 0, To: 1, Bytes: 100},
+		},
+		"one at each place": {
+			slices.Concat(at(0, 0, without(2, datagrams(6, from, to, 64))...), at(1, 1, without(4, datagrams(6, from, to, 63))...)),
+			&Fall{From: 0, To: 1, Packets: 1, Least: true},
+		},
+		"two behind and one before": {
+			slices.Concat(at(0, 0, without(2, datagrams(6, from, to, 64))...), at(1, 1, datagrams(6, from, to, 63)[:4]...)),
+			&Fall{From: 0, To: 1, Packets: 1, Least: true},
+		},
+		"a segment at each place": {
+			slices.Concat(at(0, 0, connection(64, 0, 1, 2, 4)...), at(1, 1, connection(63, 0, 1, 3, 4)...)),
+			&Fall{From: 0, To: 1, Packets: 1, Least: true},
+		},
+		"cut anew": {
+			slices.Concat(at(0, 0, connection(64, 0, 1, 2, 3)...), at(1, 1, cut(connection(63, 0, 1, 2, 3), 2)...)),
+			nil,
+		},
+		"cut anew, and a segment at each place": {
+			slices.Concat(at(0, 0, connection(64, 0, 1, 2, 4)...), at(1, 1, cut(connection(63, 0, 1, 3, 4), 1)...)),
+			&Fall{From: 0, To: 1, Packets: 1, Least: true},
 		},
 	}
 	for name, tt := range tests {

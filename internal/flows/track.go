@@ -34,6 +34,10 @@ type track struct {
 	bytes, stream, data uint64
 
 	packets, common, copies, repeated uint32
+	// sum is of hashes of the packets. It does not depend on their order, nor that of
+	// TCP on how the stream was cut; partial says that it does not have all of them.
+	sum     uint64
+	partial bool
 	// begin is the sequence number of a SYN, high the one behind what was seen of
 	// the stream.
 	begin, high uint32
@@ -157,6 +161,7 @@ func (t *track) count(i *item, common bool) bool {
 	if common {
 		t.common++
 	}
+	t.add(i)
 	t.flags |= i.flags
 	if i.flags.Has(packet.SYN) {
 		t.opens, t.accepts = t.opens || !i.flags.Has(packet.ACK), t.accepts || i.flags.Has(packet.ACK)
@@ -166,6 +171,28 @@ func (t *track) count(i *item, common bool) bool {
 		t.countStream(i, silence)
 	}
 	return true
+}
+
+// add adds a packet to the sum. A segment adds the hash of its end and takes away
+// that of its beginning, so that segments side by side add as much as one of both.
+func (t *track) add(i *item) {
+	switch {
+	case i.has(fragment|cutShort) || i.mark == 0 || i.key.Proto != packet.TCP && uint32(i.bodyLength) < min(i.data, packet.MarkPayload):
+		t.partial = true
+	case i.key.Proto != packet.TCP:
+		t.sum += mix(i.mark, uint64(i.ipid))
+	case i.streamLength() > 0:
+		t.sum += mix(uint64(i.seq+i.streamLength()), 0) - mix(uint64(i.seq), 0)
+	}
+}
+
+// streamLength is how far a segment goes in the stream: SYN and FIN count as a
+// byte.
+func (i *item) streamLength() uint32 {
+	if i.flags&(packet.SYN|packet.FIN) != 0 {
+		return i.data + 1
+	}
+	return i.data
 }
 
 // copied reports whether an item with the same content as the one before is
@@ -198,10 +225,7 @@ func fold(i *item) uint32 {
 const resendTime = 100_000_000
 
 func (t *track) countStream(i *item, silence int64) {
-	length := i.data
-	if i.flags&(packet.SYN|packet.FIN) != 0 {
-		length++
-	}
+	length := i.streamLength()
 	end := i.seq + length
 	if !t.hasStream {
 		t.hasStream, t.begin, t.high = true, i.seq, i.seq

@@ -37,7 +37,7 @@ func (in *Input) flow(f *flows.Flow) report.Flow {
 		r.Points = append(r.Points, in.point(&f.Back[i], "reply", i == 0))
 	}
 	if f.Fall != nil {
-		r.Fall = &report.Fall{Leg: "request", From: f.Fall.From, To: f.Fall.To, Packets: f.Fall.Packets, Bytes: f.Fall.Bytes}
+		r.Fall = &report.Fall{Leg: "request", From: f.Fall.From, To: f.Fall.To, Packets: f.Fall.Packets, Bytes: f.Fall.Bytes, Least: f.Fall.Least}
 		if f.Fall.Reply {
 			r.Fall.Leg, r.Fall.From, r.Fall.To = "reply", f.Fall.From+back, f.Fall.To+back
 		}

@@ -128,6 +128,10 @@ func TestNothingMissing(t *testing.T) {
 		"one place":  {[]Source{cnt}, "All 2 flows went well."},
 		"two places": {[]Source{cnt, docker0}, "All 2 flows went well, and nothing is missing."},
 		"damaged":    {[]Source{cnt, cut}, "All 2 flows went well."},
+		"one answer less at each": {
+			[]Source{lossy(t, "docker-bridge-outbound", "cnt01-eth0", echoReply(2)), lossy(t, "docker-bridge-outbound", "host-docker0", echoReply(1))},
+			"Packets are missing in 1 of 2 flows. The other 1 went well.",
+		},
 		"one answer less": {
 			[]Source{lossy(t, "docker-bridge-outbound", "cnt01-eth0", echoReply(2))},
 			"Not everything was answered in 1 of 2 flows. The other 1 went well.",

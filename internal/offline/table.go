@@ -228,12 +228,17 @@ func (in *Input) missing(f *flows.Flow) string {
 	if f.Fall.Reply {
 		leg = "back"
 	}
-	from, to := in.name(stops[f.Fall.From].Place), in.name(stops[f.Fall.To].Place)
+	a, b := &stops[f.Fall.From], &stops[f.Fall.To]
+	from, to := in.name(a.Place), in.name(b.Place)
 	where := "between " + from + " and " + to
 	if from == to {
 		where = "behind " + from
 	}
-	return fmt.Sprintf(" On the way %s %s went missing %s.", leg, missingText(f.Fall), where)
+	text := fmt.Sprintf(" On the way %s %s went missing %s.", leg, missingText(f.Fall), where)
+	if f.Fall.Least && a.Packets == b.Packets {
+		text += " As many were seen at both, and not the same ones."
+	}
+	return text
 }
 
 // unfinished is a further sentence on what of a flow was not answered.
@@ -257,11 +262,16 @@ func senderOf(f *flows.Flow, u *flows.Unacknowledged) string {
 	return stops[at].Key.Tuple().Source()
 }
 
+// missingText is how much is missing.
 func missingText(f *flows.Fall) string {
-	if f.Bytes > 0 {
-		return fmt.Sprintf("%d bytes of data", f.Bytes)
+	least := ""
+	if f.Least {
+		least = "at least "
 	}
-	return packets(f.Packets)
+	if f.Bytes > 0 {
+		return fmt.Sprintf("%s%d bytes of data", least, f.Bytes)
+	}
+	return least + packets(f.Packets)
 }
 
 // way is one direction of a flow.

@@ -267,6 +267,9 @@ func TestTableSummary(t *testing.T) {
 	well := of(flows.Replied, k, stopAt(0, k.Inverse(), 4))
 	twice := of(flows.Replied, k, stopAt(0, k.Inverse(), 3), stopAt(1, k.Inverse(), 1))
 	twice.Out = append(twice.Out, stopAt(0, k, 9)) // with another TTL
+	swapped := of(flows.Replied, ping, stopAt(0, ping.Inverse(), 3))
+	swapped.Out = append(swapped.Out, stopAt(1, ping, 4))
+	swapped.Fall = &flows.Fall{To: 1, Packets: 1, Least: true}
 	hanging := of(flows.Replied, tcp, stopAt(0, tcp.Inverse(), 1))
 	hanging.Unacknowledged = &flows.Unacknowledged{}
 	some := of(flows.Replied, ping, stopAt(0, ping.Inverse(), 2))
@@ -279,6 +282,7 @@ func TestTableSummary(t *testing.T) {
 		{[]flows.Flow{well}, "The udp flow from 10.0.0.1:5000 to 192.0.2.7:53 was answered: 4 packets there, 4 back."},
 		{[]flows.Flow{twice}, "The udp flow from 10.0.0.1:5000 to 192.0.2.7:53 was answered: 9 packets there, 3 back."},
 		{[]flows.Flow{falling}, "The ping from 10.0.0.1 to 192.0.2.7 was answered: 4 packets there, 3 back. On the way there 1 packet went missing between cnt and up."},
+		{[]flows.Flow{swapped}, "The ping from 10.0.0.1 to 192.0.2.7 was answered: 4 packets there, 3 back. On the way there at least 1 packet went missing between cnt and up. As many were seen at both, and not the same ones."},
 		{[]flows.Flow{of(flows.Lost, tcp)}, "The connection from 10.0.0.1:5000 to 192.0.2.7:80 got no answer: 4 packets, last seen at cnt."},
 		{[]flows.Flow{of(flows.Lost, tcp, stopAt(1, tcp.Inverse(), 1))}, "The connection from 10.0.0.1:5000 to 192.0.2.7:80 was answered, and the answer did not come back: it was last seen at up."},
 		{[]flows.Flow{of(flows.Rejected, tcp)}, "The connection from 10.0.0.1:5000 to 192.0.2.7:80 was rejected."},
