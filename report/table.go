@@ -61,7 +61,7 @@ func (p *printer) table(r *Report) {
 	}
 	if slices.ContainsFunc(flows, func(f Flow) bool { return len(f.Translations) > 0 }) {
 		p.blank()
-		p.flow("", 0, span{text: "Translations are reconstructed from content: the same packets were seen with both addresses. By which rule, captures do not tell.", tone: faint})
+		p.flow("", 0, span{text: "Translations are reconstructed from content: the same packets were seen with both addresses. By which rule, --flow N says where --trace, --rules or a saved run tell it.", tone: faint})
 	}
 	if more := t.Selected - len(flows); more > 0 {
 		p.blank()
