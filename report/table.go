@@ -153,6 +153,9 @@ func (p *printer) ending(f *Flow) span {
 		s.text, s.tone = "not clear", doubtful
 	default:
 		s.text, s.tone = strings.ToUpper(string(f.Outcome)), bad
+		if f.Outcome == Dropped && f.Leg == "reply" {
+			s.text = "ANSWER DROPPED"
+		}
 	}
 	if f.Code == "DNS_FAILED" && f.Outcome == Replied {
 		s.text, s.tone = "UNUSABLE ANSWER (DNS_FAILED)", bad

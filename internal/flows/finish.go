@@ -90,10 +90,10 @@ func wait(all []Flow, places []Place, spans []span, patience time.Duration) {
 			f.Ambiguous = append(f.Ambiguous, "the capture of its first place ended before the answer was seen elsewhere")
 		case f.Waited < least:
 			f.Outcome = Inconclusive
-			f.Ambiguous = append(f.Ambiguous, fmt.Sprintf("the capture ends %s after the first packet to be answered, and others waited up to %s", shortly(f.Waited), shortly(least)))
+			f.Short = fmt.Sprintf("the capture ends %s after the first packet to be answered, and others waited up to %s", shortly(f.Waited), shortly(least))
 		case f.Waited < patience.Nanoseconds() && len(f.Back) == 0:
 			f.Outcome = Inconclusive
-			f.Ambiguous = append(f.Ambiguous, fmt.Sprintf("the capture ends %s after the first packet: a later answer is not in it", shortly(f.Waited)))
+			f.Short = fmt.Sprintf("the capture ends %s after the first packet: a later answer is not in it", shortly(f.Waited))
 		}
 	}
 }

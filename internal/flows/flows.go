@@ -96,6 +96,9 @@ type Flow struct {
 	// Ambiguous says in words what could not be told; nothing that follows from
 	// it is in the other fields.
 	Ambiguous []string
+	// Short says that the capture was too short to show an answer; empty when it was
+	// not.
+	Short string
 	// Started is when the first packet was seen on the reference clock, Elapsed
 	// until the last, in nanoseconds.
 	Started, Elapsed int64

@@ -28,9 +28,8 @@ func Explain(ctx context.Context, in *Input, index int) (*report.Report, error) 
 	r := Table(in, Selection{Flow: f.Number}, 0)
 	e := &explanation{in: in, flow: f, course: courses[0], ledger: path.NewLedger(), report: r, said: &r.Flows[0]}
 	e.choose()
+	e.legs()
 	r.Request = report.Request{Kind: "analyze", Target: r.Request.Target, Address: f.Request.Tuple().Dst.String(), Source: r.Request.Source}
-	r.Legs.Request = e.leg(e.request)
-	r.Legs.Reply = e.leg(e.reply)
 	if len(e.request) > 0 {
 		r.Request.Packet = path.Describe(&e.sight(e.request[0]).Header)
 	}
@@ -90,6 +89,11 @@ func (e *explanation) choose() {
 	}
 	e.request = stops(e.course, chosen)
 	e.reply = e.answer(e.sight(e.request[0]))
+}
+
+// legs are the ways of the packet and of its answer.
+func (e *explanation) legs() {
+	e.report.Legs.Request, e.report.Legs.Reply = e.leg(e.request), e.leg(e.reply)
 }
 
 // first is the first packet of the flow that is like that; nil for none.

@@ -2,6 +2,7 @@ package offline
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pathtrace/pathtrace/internal/flows"
@@ -12,9 +13,13 @@ import (
 
 // flow puts a flow into the report's form.
 func (in *Input) flow(f *flows.Flow) report.Flow {
+	end := in.ending(f)
 	r := report.Flow{
-		Number: f.Number, Tuple: tupleOf(f.Request), Outcome: outcomeOf(f.Outcome), Leg: legOf(f), Code: codeOf(f),
+		Number: f.Number, Tuple: tupleOf(f.Request), Outcome: end.outcome, Leg: end.leg, Code: end.code,
 		Unanswered: f.Unanswered, Ambiguous: f.Ambiguous,
+	}
+	if f.Short != "" && end.hit == nil {
+		r.Ambiguous = append(slices.Clone(r.Ambiguous), f.Short)
 	}
 	if u := f.Unacknowledged; u != nil {
 		r.Unacknowledged = legName(u.Reply)

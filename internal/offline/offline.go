@@ -27,6 +27,8 @@ type Input struct {
 	Version           string
 	Started, Finished time.Time
 
+	// traced are the endings of flows that the trace tells, by their numbers.
+	traced map[int]ending
 	// streams are Captures, to be read once more.
 	streams []flows.Capture
 }

@@ -55,7 +55,10 @@ func Read(ctx context.Context, sources []Source, logs Logs, cfg Config) (*Input,
 	for _, o := range r.openers {
 		in.Captures = append(in.Captures, o.seen)
 	}
-	return in, err
+	if err != nil {
+		return in, err
+	}
+	return in, in.followDropped(ctx)
 }
 
 // refusedError says why no file can be used, a line for each.
@@ -119,7 +122,10 @@ func (r *reading) trace(ctx context.Context, in *Input) error {
 	if err != nil || ctx.Err() != nil {
 		return err
 	}
-	return in.Logs.placed(in.Result.Packets)
+	if err := in.Logs.placed(in.Result.Packets); err != nil {
+		return err
+	}
+	return in.followDropped(ctx)
 }
 
 // distinct refuses captures of which the user has called one as another: a report

@@ -54,6 +54,9 @@ func TestRecorded(t *testing.T) {
 				fmt.Fprintf(&text, "\n----- %s\n\n", want.What) //nolint:errcheck // into memory
 				write(got)
 				hold(t, want, got)
+				if row, v := &table.Flows[at], &got.Verdict; row.Outcome != v.Outcome || row.Leg != v.Leg || row.Code != v.Code {
+					t.Errorf("%s: %s %s %s in the table, %s %s %s explained", want.What, row.Outcome, row.Leg, row.Code, v.Outcome, v.Leg, v.Code)
+				}
 			}
 			golden(t, r.Name+".txt", text.Bytes())
 		})

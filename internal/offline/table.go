@@ -76,7 +76,7 @@ func (in *Input) totals(selected []int) *report.Totals {
 	}
 	for _, i := range selected {
 		f := &res.Flows[i]
-		t.Outcomes[outcomeOf(f.Outcome)]++
+		t.Outcomes[in.ending(f).outcome]++
 		t.Falling += one(f.Fall != nil)
 		t.Translated += one(len(f.Translations) > 0)
 		t.Ambiguous += one(len(f.Ambiguous) > 0)
@@ -96,7 +96,11 @@ func (in *Input) verdict(selected []int, t *report.Totals) report.Verdict {
 	v := report.Verdict{Outcome: report.Inconclusive, Leg: "request", Code: diagnose.Inconclusive, Confidence: report.Reconstructed}
 	if len(selected) > 0 {
 		f := &in.Result.Flows[selected[0]]
-		v.Outcome, v.Leg, v.Code = outcomeOf(f.Outcome), legOf(f), codeOf(f)
+		end := in.ending(f)
+		v.Outcome, v.Leg, v.Code = end.outcome, end.leg, end.code
+		if end.hit != nil {
+			v.Confidence = report.Observed
+		}
 	}
 	switch {
 	case t.Flows == 0 && t.Packets == 0:
@@ -115,12 +119,12 @@ func (in *Input) verdict(selected []int, t *report.Totals) report.Verdict {
 
 // overview sums many flows up, the bad news first.
 func (in *Input) overview(selected []int, t *report.Totals) string {
-	failed := t.Outcomes[report.Lost] + t.Outcomes[report.Rejected]
+	failed := t.Outcomes[report.Lost] + t.Outcomes[report.Rejected] + t.Outcomes[report.Dropped]
 	falling, unfinished, unclear := 0, 0, 0 // of those that did not fail
 	for _, i := range selected {
 		f := &in.Result.Flows[i]
-		switch {
-		case f.Outcome == flows.Lost || f.Outcome == flows.Rejected:
+		switch end := in.ending(f); {
+		case end.failed():
 		case f.Fall != nil:
 			falling++
 		case f.Unfinished():
@@ -135,12 +139,10 @@ func (in *Input) overview(selected []int, t *report.Totals) string {
 		if n := t.Outcomes[report.Lost]; n > 0 {
 			how = append(how, fmt.Sprintf("%d%s got no answer", n, ofAll(false, t.Selected)))
 		}
-		if n := t.Outcomes[report.Rejected]; n > 0 {
-			of := ""
-			if len(how) == 0 {
-				of = ofAll(false, t.Selected)
+		for _, o := range []report.Outcome{report.Dropped, report.Rejected} {
+			if n := t.Outcomes[o]; n > 0 {
+				how = append(how, fmt.Sprintf("%d%s %s %s", n, ofAll(len(how) > 0, t.Selected), was(n), o))
 			}
-			how = append(how, fmt.Sprintf("%d%s %s rejected", n, of, was(n)))
 		}
 		parts = append(parts, strings.Join(how, ", ")+".")
 	}
@@ -197,6 +199,13 @@ func (in *Input) sentence(f *flows.Flow) string {
 	first := &f.Out[0]
 	last := &f.Out[len(f.Out)-1]
 	sent := packets(seenAt(f.Out, first.Place))
+	if end := in.ending(f); end.hit != nil {
+		of := map[string]string{"reply": "The answer to "}[end.leg]
+		if of != "" {
+			what = of + strings.ToLower(what[:1]) + what[1:]
+		}
+		return fmt.Sprintf("%s was %s in %s by %s, as the trace says.", what, end.outcome, hookName(end.hit), hitText(end.hit)) + in.missing(f)
+	}
 	switch f.Outcome {
 	case flows.Replied:
 		text = fmt.Sprintf("%s was answered: %s there, %d back.", what, sent, seenAt(f.Back, in.home(f)))

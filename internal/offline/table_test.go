@@ -2,6 +2,7 @@ package offline
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/pathtrace/pathtrace/internal/flows"
 	"github.com/pathtrace/pathtrace/packet"
 	"github.com/pathtrace/pathtrace/report"
+	"github.com/pathtrace/pathtrace/ruletrace"
 )
 
 // key makes a tuple; ends are "address:port", or addresses of a ping with id.
@@ -310,6 +312,36 @@ func TestTableSummary(t *testing.T) {
 	in.Result.Packets = 0
 	if got, want := Table(in, Selection{}, 0).Verdict.Summary, "No packet was found."; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// TestTraceRanks: what the trace says was dropped failed, and stands before what is
+// not clear.
+func TestTraceRanks(t *testing.T) {
+	k := key(packet.TCP, "10.0.0.1:5000", "192.0.2.7:80", 0)
+	of := func(o flows.Outcome) flows.Flow {
+		return flows.Flow{Outcome: o, Request: k, Translated: k, Out: []flows.Stop{stopAt(0, k, 4)}, Short: "too short"}
+	}
+	hit := &ruletrace.Hit{Verdict: ruletrace.Drop, Hook: "forward"}
+	hit.Rule.Text = "-j DROP"
+	in := inputOf(of(flows.Lost), of(flows.Inconclusive), of(flows.Inconclusive))
+	in.traced = map[int]ending{3: endingBy(hit, "request")}
+	in.rank()
+	r := Table(in, Selection{}, 0)
+	var got []string
+	for i := range r.Flows {
+		f := &r.Flows[i]
+		got = append(got, fmt.Sprint(f.Number, f.Outcome, f.Code, f.Ambiguous))
+	}
+	want := []string{"1lostNO_REPLY[too short]", "2droppedFILTER_DROP[]", "3inconclusiveINCONCLUSIVE[too short]"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got, want := r.Verdict.Summary, "1 of 3 flows got no answer, 1 was dropped. Not everything is clear about 1."; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got, want := Table(in, Selection{Flow: 2}, 0).Verdict, "The connection from 10.0.0.1:5000 to 192.0.2.7:80 was dropped in forward by -j DROP, as the trace says."; got.Summary != want || got.Confidence != report.Observed {
+		t.Errorf("%+v, want %q", got, want)
 	}
 }
 

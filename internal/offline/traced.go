@@ -3,7 +3,6 @@ package offline
 import (
 	"fmt"
 
-	"github.com/pathtrace/pathtrace/internal/diagnose"
 	"github.com/pathtrace/pathtrace/internal/engine"
 	"github.com/pathtrace/pathtrace/internal/path"
 	"github.com/pathtrace/pathtrace/packet"
@@ -127,14 +126,8 @@ func (e *explanation) dropped() bool {
 	}
 	first, last := e.sight(sights[0]), e.sight(sights[len(sights)-1])
 	v := &e.report.Verdict
-	v.Outcome, v.Leg, v.Code, v.Confidence, v.Hook = report.Dropped, e.dropLeg, diagnose.FilterDrop, report.Observed, string(h.Hook)
-	if h.Kind == ruletrace.HitPolicy {
-		v.Code = diagnose.FilterPolicyDrop
-	}
-	word := "dropped"
-	if h.Verdict == ruletrace.Reject {
-		v.Outcome, v.Code, word = report.Rejected, diagnose.FilterRejected, "rejected"
-	}
+	by := endingBy(h, e.dropLeg)
+	v.Outcome, v.Leg, v.Code, v.Confidence, v.Hook = by.outcome, by.leg, by.code, report.Observed, string(h.Hook)
 	v.NetNS, v.Interface, v.Rule = last.Point.NetNS, last.Point.Interface, e.ruleOf(h)
 	v.Evidence = append(v.Evidence, e.evidence(last), e.ledger.Hit(h))
 	request := e.sight(e.request[0])
@@ -142,7 +135,7 @@ func (e *explanation) dropped() bool {
 	if name != "" {
 		v.Summary += fmt.Sprintf(" %s%s, was seen at %s%s.", name, path.Describe(&first.Header), e.places(e.reply), e.translated("reply"))
 	}
-	v.Summary += fmt.Sprintf(" Behind %s it was %s in %s by %s, as the trace says.", e.placeName(last), word, hookName(h), hitText(h))
+	v.Summary += fmt.Sprintf(" Behind %s it was %s in %s by %s, as the trace says.", e.placeName(last), by.outcome, hookName(h), hitText(h))
 	return true
 }
 
