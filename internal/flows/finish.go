@@ -294,6 +294,7 @@ func (j *join) stops(tracks []int32, d *describer) []Stop {
 		s.Packets, s.Bytes, s.Common = s.Packets+uint64(t.packets), s.Bytes+t.bytes, s.Common+uint64(t.common)
 		s.Copies, s.Repeated = s.Copies+uint64(t.copies), s.Repeated+uint64(t.repeated)
 		s.Stream, s.Data = s.Stream+t.stream, s.Data+t.data
+		s.alike += uint64(t.alike)
 		s.sum, s.partial = s.sum+t.sum, s.partial || t.partial
 		s.First, s.Last, s.Flags = min(s.First, t.first), max(s.Last, t.last), s.Flags|t.flags
 	}
@@ -541,13 +542,13 @@ func (f *Flow) unanswered(places []Place) uint64 {
 	return there - min(there, back)
 }
 
-// seenAt is how many packets of one direction were seen at a place. It may have
-// seen them twice, before and behind NAT.
+// seenAt is how many packets that differ were seen of one direction at a place. It
+// may have seen them twice: before and behind NAT, or at all interfaces.
 func seenAt(stops []Stop, places []Place, base int32) uint64 {
 	var n uint64
 	for i := range stops {
 		if places[stops[i].Place].base == base {
-			n = max(n, stops[i].Packets)
+			n = max(n, stops[i].Packets-stops[i].alike)
 		}
 	}
 	return n

@@ -138,7 +138,8 @@ type Stop struct {
 	Joined uint64
 	track  int32 // the largest of its tracks
 	tracks int32 // how many it has
-	// sum and partial are those of its tracks.
+	// alike, sum and partial are those of its tracks.
+	alike   uint64
 	sum     uint64
 	partial bool
 }

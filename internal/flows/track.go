@@ -33,7 +33,8 @@ type track struct {
 	first, last         int64
 	bytes, stream, data uint64
 
-	packets, common, copies, repeated uint32
+	// alike counts packets that look like the one before, among them.
+	packets, common, copies, repeated, alike uint32
 	// sum is of hashes of the packets. It does not depend on their order, nor that of
 	// TCP on how the stream was cut; partial says that it does not have all of them.
 	sum     uint64
@@ -152,6 +153,9 @@ func (t *track) count(i *item, common bool) bool {
 	}
 	if i.ipid != 0 {
 		t.before[t.packets%uint32(len(t.before))] = fold(i)
+	}
+	if t.packets > 0 && i.mark == t.lastMark {
+		t.alike++
 	}
 	silence := i.time - t.last
 	t.lastMark, t.lastIPID = i.mark, i.ipid

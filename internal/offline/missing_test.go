@@ -1,6 +1,7 @@
 package offline
 
 import (
+	"bytes"
 	"encoding/binary"
 	"os"
 	"path/filepath"
@@ -16,6 +17,12 @@ import (
 // lossy is a recorded capture without those packets of it that are like that.
 func lossy(t *testing.T, network, name string, lost func(n int, h *packet.Header) bool) Source {
 	t.Helper()
+	return edited(t, network, name, func(n int, h *packet.Header) int { return one(!lost(n, h)) })
+}
+
+// edited is a recorded capture that has each packet so many times.
+func edited(t *testing.T, network, name string, times func(n int, h *packet.Header) int) Source {
+	t.Helper()
 	const fileHeader, recordHeader = 24, 16
 	b, err := os.ReadFile(filepath.Join(recording.Dir, network, name+".pcap"))
 	if err != nil {
@@ -25,8 +32,8 @@ func lossy(t *testing.T, network, name string, lost func(n int, h *packet.Header
 	for n := 0; len(rest) > 0; n++ {
 		end := recordHeader + int(binary.LittleEndian.Uint32(rest[8:]))
 		h, err := packet.DecodeInner(packet.LinkEthernet, rest[recordHeader:end], end-recordHeader)
-		if err != nil || !lost(n, &h) {
-			kept = append(kept, rest[:end]...)
+		if err == nil {
+			kept = append(kept, bytes.Repeat(rest[:end], times(n, &h))...)
 		}
 		rest = rest[end:]
 	}
@@ -140,5 +147,17 @@ func TestNothingMissing(t *testing.T) {
 		if got := Table(read(t, tt.sources...), Selection{}, 0).Verdict.Summary; got != tt.want {
 			t.Errorf("%s: %s, want %s", name, got, tt.want)
 		}
+	}
+}
+
+// TestEchoTwice: a request that a capture of all interfaces saw twice wants one
+// answer.
+func TestEchoTwice(t *testing.T) {
+	twice := edited(t, "ipv6-masquerade", "cnt01-eth0", func(_ int, h *packet.Header) int {
+		return 1 + one(h.Tuple.Proto == packet.ICMPv6 && h.Tuple.ICMPType == packet.EchoRequestV6)
+	})
+	r := Table(read(t, twice), Selection{Proto: packet.ICMPv6}, 0)
+	if len(r.Flows) != 1 || r.Flows[0].Unanswered != 0 || r.Flows[0].Points[0].Packets <= r.Flows[0].Points[1].Packets {
+		t.Errorf("%+v", r.Flows)
 	}
 }
