@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pathtrace/pathtrace/internal/answer"
 	"github.com/pathtrace/pathtrace/internal/netns"
@@ -18,8 +19,14 @@ import (
 	"github.com/pathtrace/pathtrace/packet"
 )
 
-// maxDescendants bounds how many processes of a command are looked at.
-const maxDescendants = 1 << 10
+const (
+	// maxDescendants bounds how many processes of a command are looked at.
+	maxDescendants = 1 << 10
+	// A socket that is there has a holder, who cannot be looked into while it begins
+	// another program: it is looked for so often, so far apart.
+	holderTries = 3
+	holderStep  = 2 * time.Millisecond
+)
 
 // owners finds whose flow it is: of a command that runs, or of another process.
 // Where the attempt was seen that it came of, that tells; otherwise the process
@@ -40,15 +47,18 @@ func (o *owners) of(ctx context.Context, f traffic.Flow) answer.Owner {
 		name := ownerName(socket.Process{PID: f.PID, Command: f.Command})
 		return answer.Owner{Name: name, Other: !slices.Contains(descendants(command), f.PID) && alive(f.PID)}
 	}
-	inode := o.inode(f.Tuple)
-	if inode == 0 {
-		return answer.Owner{Name: f.Command}
-	}
-	if p, ok := socket.Holders(ctx, []uint32{inode}, descendants(command)...)[inode]; ok {
-		return answer.Owner{Name: ownerName(p)}
-	}
-	if p, ok := socket.Holders(ctx, []uint32{inode})[inode]; ok {
-		return answer.Owner{Name: ownerName(p), Other: true}
+	for range holderTries {
+		inode := o.inode(f.Tuple)
+		if inode == 0 {
+			break
+		}
+		if p, ok := socket.Holders(ctx, []uint32{inode}, descendants(command)...)[inode]; ok {
+			return answer.Owner{Name: ownerName(p)}
+		}
+		if p, ok := socket.Holders(ctx, []uint32{inode})[inode]; ok {
+			return answer.Owner{Name: ownerName(p), Other: true}
+		}
+		time.Sleep(holderStep)
 	}
 	return answer.Owner{Name: f.Command}
 }
