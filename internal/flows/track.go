@@ -21,24 +21,25 @@ type track struct {
 	// answers it.
 	opens, accepts bool
 	// acks says that ack is the furthest that was acknowledged, resends that resent
-	// is the end of what was sent again after a silence.
-	acks, resends bool
-	place         int32
-	flags         packet.TCPFlags
-	lastIPID      uint16
-	lastMark      uint64
+	// is the end of what was sent again after a silence, and partial that sum does
+	// not have all packets.
+	acks, resends, partial bool
+	place                  int32
+	flags                  packet.TCPFlags
+	lastIPID               uint16
+	lastMark               uint64
 	// before are hashes of packets with an IPv4 id before the last: copies of several
 	// that went on together come after all of them.
 	before              [4]uint32
 	first, last         int64
 	bytes, stream, data uint64
 
+	// sum is of hashes of the packets. It does not depend on their order, nor that of
+	// TCP on how the stream was cut.
+	sum uint64
+
 	// alike counts packets that look like the one before, among them.
 	packets, common, copies, repeated, alike uint32
-	// sum is of hashes of the packets. It does not depend on their order, nor that of
-	// TCP on how the stream was cut; partial says that it does not have all of them.
-	sum     uint64
-	partial bool
 	// begin is the sequence number of a SYN, high the one behind what was seen of
 	// the stream.
 	begin, high uint32
