@@ -98,7 +98,11 @@ func OpenRing(cfg RingConfig) (*Ring, error) {
 	}
 	switch {
 	case errors.Is(err, unix.EPERM):
-		return nil, fmt.Errorf("open a packet ring%s: needs CAP_NET_RAW: %w", where, err)
+		needs := "CAP_NET_RAW"
+		if call, ok := errors.AsType[*os.SyscallError](err); ok && call.Syscall == "setns" {
+			needs = "CAP_SYS_ADMIN" // the namespace was not entered
+		}
+		return nil, fmt.Errorf("open a packet ring%s: needs %s: %w", where, needs, err)
 	case err != nil:
 		return nil, fmt.Errorf("open a packet ring%s: %w", where, err)
 	}

@@ -105,3 +105,26 @@ func TestOverall(t *testing.T) {
 		}
 	}
 }
+
+// TestNothing: that nothing was sent is said where no packet was missed, and is no
+// failure of a command that ended well.
+func TestNothing(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		captured bool
+		command  *report.Command
+		outcome  report.Outcome
+		code     string
+	}{
+		{"ended well", true, &report.Command{}, report.Unsent, diagnose.OK},
+		{"failed", true, &report.Command{Status: 1}, report.Unsent, diagnose.NotSeen},
+		{"how it ended is not known", true, &report.Command{Unknown: "its engine is gone"}, report.Unsent, diagnose.NotSeen},
+		{"no command", true, nil, report.Unsent, diagnose.NotSeen},
+		{"packets were missed", false, &report.Command{}, report.Inconclusive, diagnose.Inconclusive},
+	} {
+		run := &evidence.Run{Topology: &topology.Snapshot{Source: "cnt01"}, Stations: []evidence.Station{{NetNS: "cnt01", Captured: tt.captured}}}
+		if v := Trace(run, &Judged{Command: tt.command}).Verdict; v.Outcome != tt.outcome || v.Code != tt.code {
+			t.Errorf("%s: %s %s: %s", tt.name, v.Outcome, v.Code, v.Summary)
+		}
+	}
+}

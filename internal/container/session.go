@@ -27,8 +27,7 @@ type session struct {
 	output  *bufio.Reader
 
 	ctx context.Context
-	// copied gets the error of the output when it has ended; input stops what is
-	// sent to the command.
+	// copied gets the error of the output when it has ended.
 	copied chan error
 	// process is the command's.
 	process held

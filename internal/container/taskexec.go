@@ -111,13 +111,7 @@ func (t *task) process(config *ExecConfig) ([]byte, error) {
 	if of.Process == nil {
 		return nil, fmt.Errorf("%s/config.json has no process", t.dir)
 	}
-	change := func(name string, value any) {
-		var text []byte
-		text, err = json.Marshal(value)
-		of.Process[name] = text
-	}
-	change("args", config.Argv)
-	change("terminal", config.TTY)
+	changes := map[string]any{"args": config.Argv, "terminal": config.TTY}
 	if config.TTY {
 		var env []string
 		if of.Process["env"] != nil {
@@ -125,10 +119,12 @@ func (t *task) process(config *ExecConfig) ([]byte, error) {
 				return nil, fmt.Errorf("read %s/config.json: %w", t.dir, err)
 			}
 		}
-		change("env", withTerminal(env))
+		changes["env"] = withTerminal(env)
 	}
-	if err != nil {
-		return nil, err
+	for name, value := range changes {
+		if of.Process[name], err = json.Marshal(value); err != nil {
+			return nil, err
+		}
 	}
 	return json.Marshal(of.Process)
 }

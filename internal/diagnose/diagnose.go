@@ -423,27 +423,13 @@ func refused(in *Input) report.Verdict {
 	return v
 }
 
-// refusalCode reads an ICMP error or reset (RFC 792, RFC 1812, RFC 4443).
+// refusalCode reads an ICMP error or reset.
 func refusalCode(in *Input) string {
 	if in.Path.Answer.Kind == path.Reset {
 		return NoListener
 	}
 	t := in.Path.Reply.First.Header.Tuple
-	type message struct{ kind, code uint8 }
-	codes := map[message]string{
-		{3, 0}: NoRoute, {3, 1}: Neighbour, {3, 2}: NoListener, {3, 3}: NoListener, {3, 4}: MTUExceeded,
-		{3, 9}: FilterRejected, {3, 10}: FilterRejected, {3, 13}: FilterRejected, {11, 0}: TTLExpired,
-	}
-	if t.Src.Is6() {
-		codes = map[message]string{
-			{1, 0}: NoRoute, {1, 1}: FilterRejected, {1, 3}: Neighbour, {1, 4}: NoListener, {1, 5}: FilterRejected,
-			{1, 6}: FilterRejected, {2, 0}: MTUExceeded, {3, 0}: TTLExpired,
-		}
-	}
-	if code, ok := codes[message{t.ICMPType, t.ICMPCode}]; ok {
-		return code
-	}
-	return KernelDrop
+	return cmp.Or(ErrorCode(t.Proto, t.ICMPType, t.ICMPCode), KernelDrop)
 }
 
 // replyEnded judges an answer that came back and did not reach the source.

@@ -72,43 +72,9 @@ func codeOfLost(f *flows.Flow) string {
 	return diagnose.NoReply
 }
 
-// codeOfError is the cause that an ICMP error names (RFC 792, RFC 1812, RFC
-// 4443); empty for none.
+// codeOfError is the cause that an ICMP error names; empty for none.
 func codeOfError(e *flows.Error) string {
-	type message struct{ kind, code uint8 }
-	m := message{e.Key.ICMPType, e.Code}
-	if e.Key.Proto == packet.ICMP {
-		switch m {
-		case message{3, 9}, message{3, 10}, message{3, 13}:
-			return diagnose.FilterRejected
-		case message{3, 3}:
-			return diagnose.NoListener
-		case message{3, 0}:
-			return diagnose.NoRoute
-		case message{3, 1}:
-			return diagnose.Neighbour
-		case message{3, 4}:
-			return diagnose.MTUExceeded
-		case message{11, 0}:
-			return diagnose.TTLExpired
-		}
-		return ""
-	}
-	switch m {
-	case message{1, 1}:
-		return diagnose.FilterRejected
-	case message{1, 4}:
-		return diagnose.NoListener
-	case message{1, 0}:
-		return diagnose.NoRoute
-	case message{1, 3}:
-		return diagnose.Neighbour
-	case message{2, 0}:
-		return diagnose.MTUExceeded
-	case message{3, 0}:
-		return diagnose.TTLExpired
-	}
-	return ""
+	return diagnose.ErrorCode(e.Key.Proto, e.Key.ICMPType, e.Code)
 }
 
 // outcomeOf is an outcome in the report's words, which are the same ones.

@@ -94,7 +94,7 @@ func TestCodeOf(t *testing.T) {
 		{"TTL", refused(11, 0, false), "request", "TTL_EXPIRED"},
 		{"hop limit", refused(3, 0, true), "request", "TTL_EXPIRED"},
 		{"fragments missing", refused(11, 1, false), "request", "INCONCLUSIVE"},
-		{"policy of IPv6", refused(1, 5, true), "request", "INCONCLUSIVE"},
+		{"policy of IPv6", refused(1, 5, true), "request", "FILTER_REJECTED"},
 	}
 	for _, tt := range tests {
 		if leg, code := legOf(&tt.flow), codeOf(&tt.flow); leg != tt.leg || code != tt.code {

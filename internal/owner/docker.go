@@ -15,12 +15,9 @@ const dockerUser = "DOCKER-USER"
 
 // dockerChain are Docker's chains in the tables of iptables: up to version 27 with
 // the isolation stages, from 28 on with those behind DOCKER-FORWARD. DOCKER-INGRESS
-// is swarm's.
-var dockerChain = anyOf(`DOCKER|DOCKER-(?:ISOLATION|ISOLATION-STAGE-[12]|INGRESS|FORWARD|BRIDGE|CT|INTERNAL)|` + dnsChains)
-
-// dnsChains are in the namespaces of containers: they lead what is for 127.0.0.11 to
-// the port of Docker's own name server.
-const dnsChains = `DOCKER_OUTPUT|DOCKER_POSTROUTING`
+// is swarm's. The last two are in the namespaces of containers: they lead what is for
+// 127.0.0.11 to the port of Docker's own name server.
+var dockerChain = anyOf(`DOCKER|DOCKER-(?:ISOLATION|ISOLATION-STAGE-[12]|INGRESS|FORWARD|BRIDGE|CT|INTERNAL)|DOCKER_(?:OUTPUT|POSTROUTING)`)
 
 // dockerTable is the table of Docker's backend for nftables, one for ip and one
 // for ip6. Chains of one network have the bridge's name behind "__".
