@@ -205,7 +205,7 @@ func TestTraceLegacyIPv6(t *testing.T) {
 	r.router.arm(ArmConfig{Match: Match{Proto: packet.ICMPv6, Source: clientAddr6, Target: serverAddr6, ICMPID: echoID, Nonce: nonce}})
 	n := r.router.openNFLog(t.TempDir())
 	var hits []Hit
-	for seq := 1; seq <= 20 && len(hits) == 0; seq++ { // neighbour discovery may take longer than a ping waits
+	for seq := 1; seq <= 100 && len(hits) == 0; seq++ { // neighbour discovery may take a second or two
 		if r.client.ping(serverAddr6, echoID, seq, unanswered) {
 			t.Fatal("nothing dropped")
 		}

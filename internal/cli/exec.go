@@ -137,7 +137,8 @@ type command struct {
 	told   *report.Command // when it has ended
 }
 
-// patience is how long a command may take to end when it was interrupted.
+// patience is how long a command may take to begin, or to end, when it was
+// interrupted.
 const patience = 5 * time.Second
 
 // run runs the command. When ctx ends it is interrupted, as by the user's own
@@ -152,9 +153,19 @@ func (c *command) run(ctx context.Context) error {
 	}
 	defer restore()
 	started := time.Now()
-	early := context.AfterFunc(ctx, kill)
+	// A command that is being started when ctx ends may run before Exec returns: it is
+	// interrupted then, as any other.
+	begun := make(chan struct{})
+	early := context.AfterFunc(ctx, func() {
+		select {
+		case <-begun:
+		case <-time.After(patience):
+			kill()
+		}
+	})
 	process, err := c.source.Exec(running, config)
 	early()
+	close(begun)
 	if err != nil {
 		return err
 	}

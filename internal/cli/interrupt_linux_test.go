@@ -46,12 +46,13 @@ func TestExecInterrupted(t *testing.T) {
 		cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Unshareflags: unix.CLONE_NEWNET}
 		interrupt := func() { _ = cmd.Process.Signal(os.Interrupt) }
 		var from io.Reader
+		var slave *os.File
 		if typed {
-			master, slave := terminal(t)
+			var master *os.File
+			master, slave = terminal(t)
 			cmd.SysProcAttr.Setctty = true
 			cmd.Stdin, cmd.Stdout, cmd.Stderr, from = slave, slave, slave, master
 			interrupt = func() { _, _ = master.Write([]byte{3}) }
-			defer slave.Close()
 		} else {
 			pipe, err := cmd.StdoutPipe()
 			if err != nil {
@@ -61,6 +62,9 @@ func TestExecInterrupted(t *testing.T) {
 		}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
+		}
+		if slave != nil {
+			_ = slave.Close() // so that reading ends when the program does
 		}
 		var output bytes.Buffer
 		buffer := make([]byte, 1<<10)
