@@ -193,7 +193,7 @@ func (w *walk) arrival(o *outlook) (*topology.Namespace, string) {
 		}
 	}
 	switch {
-	case o.owner == o.ns:
+	case o.owner == o.ns, o.owner != nil && o.deaf():
 		return nil, ""
 	case o.owner != nil:
 		return o.owner, o.owner.Local(o.next).Name
@@ -295,7 +295,7 @@ func (w *walk) cable(o *outlook) {
 			kind: "link", fact: fmt.Sprintf("%s: %s", port.Name, stateOf(port)),
 		})
 	}
-	f := deadLink(o)
+	f := w.deadLink(o)
 	if f == nil {
 		return
 	}

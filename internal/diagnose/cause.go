@@ -26,7 +26,8 @@ var causes = []func(*scene) *cause{
 	ingressFiltered,
 	tentative,
 	addressOnPort,
-	staleNeighbour, // misdelivered.go
+	macvlanIsolated, // macvlan.go
+	staleNeighbour,  // misdelivered.go
 	wrongPort,
 	mtuBlackhole, // mtu.go
 	mtuExceeded,

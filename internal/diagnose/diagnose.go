@@ -48,6 +48,7 @@ const (
 	VPNTakesTraffic  = "VPN_TAKES_TRAFFIC"
 	Neighbour        = "NEIGHBOUR_UNREACHABLE"
 	NeighbourStale   = "NEIGHBOUR_STALE"
+	MacvlanIsolated  = "MACVLAN_ISOLATED"
 	WrongPort        = "BRIDGE_WRONG_PORT"
 	MTUExceeded      = "MTU_EXCEEDED"
 	MTUBlackhole     = "MTU_BLACKHOLE"

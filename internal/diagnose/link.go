@@ -55,7 +55,7 @@ func linkDown(s *scene) *cause {
 		}
 		return c
 	}
-	if f := deadLink(o); f != nil {
+	if f := s.deadLink(o); f != nil {
 		return s.dead(f, "")
 	}
 	return nil
@@ -150,17 +150,14 @@ func (s *scene) downLink(o *outlook) *topology.Link {
 }
 
 // deadLink finds what is dead between a namespace and the next address.
-func deadLink(o *outlook) *fault {
+func (s *scene) deadLink(o *outlook) *fault {
 	switch {
 	case !o.link.Up:
 		return down(o.ns, o.link)
 	case o.link.Kind == "bridge":
-		return deadPort(o.ns, o.link, o.owner)
+		return s.deadPort(o.ns, o.link, o.owner)
 	case !o.link.Carrier:
-		if o.farLink != nil && !o.farLink.Up {
-			return down(o.far, o.farLink)
-		}
-		return &fault{ns: o.ns, link: o.link, how: "has no carrier: nothing is at the other end, or that is down"}
+		return s.noCarrier(o.ns, o.link)
 	case o.farLink == nil || o.far == nil:
 		return nil
 	}
@@ -169,16 +166,38 @@ func deadLink(o *outlook) *fault {
 			return bridgeDown(o.far, bridge)
 		}
 		if o.owner != nil && o.owner != o.far {
-			return deadPort(o.far, bridge, o.owner)
+			return s.deadPort(o.far, bridge, o.owner)
 		}
 		return nil
 	}
 	return strayed(o.far, o.farLink, o.far.Local(o.next))
 }
 
+// noCarrier says why a link has no carrier: the link below it or the one at the
+// other end is down, as far as these are visible.
+func (s *scene) noCarrier(ns *topology.Namespace, link *topology.Link) *fault {
+	if link.Lower != nil {
+		below := s.now(link.Lower.NetNS)
+		switch lower := below.Link(link.Lower.Interface); {
+		case lower == nil:
+		case !lower.Up:
+			return down(below, lower)
+		case !lower.Carrier:
+			return s.noCarrier(below, lower)
+		}
+	}
+	if link.Peer != nil {
+		far := s.now(link.Peer.NetNS)
+		if end := far.Link(link.Peer.Interface); end != nil && !end.Up {
+			return down(far, end)
+		}
+	}
+	return &fault{ns: ns, link: link, how: "has no carrier: nothing is at the other end, or that is down"}
+}
+
 // deadPort finds what is dead between a bridge and the namespace that is to be
 // reached by way of it.
-func deadPort(ns *topology.Namespace, bridge *topology.Link, owner *topology.Namespace) *fault {
+func (s *scene) deadPort(ns *topology.Namespace, bridge *topology.Link, owner *topology.Namespace) *fault {
 	if owner == nil || owner == ns {
 		return nil
 	}
@@ -198,10 +217,7 @@ func deadPort(ns *topology.Namespace, bridge *topology.Link, owner *topology.Nam
 	case port.Bridge == "":
 		return strayed(ns, port, bridge)
 	case !port.Carrier:
-		if far := owner.Link(port.Peer.Interface); far != nil && !far.Up {
-			return down(owner, far)
-		}
-		return &fault{ns: ns, link: port, how: "has no carrier: nothing is at the other end, or that is down"}
+		return s.noCarrier(ns, port)
 	}
 	return nil
 }

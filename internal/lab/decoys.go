@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -66,7 +67,8 @@ func (n *node) idleLink() {
 }
 
 // ends are the host's interfaces by which requests come in and leave; where there
-// is a bridge the first is a port of it.
+// is a bridge the first is a port of it. What comes from a macvlan does not come in:
+// there both are the link below.
 func (s *Scenario) ends() (in, out string) {
 	for _, point := range s.Request {
 		place, direction, _ := strings.Cut(point, " ")
@@ -79,7 +81,7 @@ func (s *Scenario) ends() (in, out string) {
 			in = iface
 		}
 	}
-	return in, out
+	return cmp.Or(in, out), out
 }
 
 // decoyDevice adds a chain at a device that drops what nobody sends.

@@ -105,7 +105,7 @@ type Scenario struct {
 	// Carried are those of them at which the packet is inside of another one, in a
 	// tunnel.
 	Carried []string
-	// Bridged says that the host passes the packet on as a bridge, so that its rules
+	// Bridged says that the host passes the packet on below IP, so that its rules
 	// for IP and its connection tracking see nothing of it: it has none of the
 	// faults that the hosts of all other scenarios have.
 	Bridged bool
@@ -155,7 +155,7 @@ type Translation struct {
 
 // Scenarios returns all scenarios, the default first.
 func Scenarios() []Scenario {
-	return []Scenario{ipv6Masquerade(), dockerBridge(), vpnOverlap(), netnsByHand(), pipeworkOSPF(), kubernetes(), vxlanOverlay()}
+	return []Scenario{ipv6Masquerade(), dockerBridge(), vpnOverlap(), netnsByHand(), pipeworkOSPF(), kubernetes(), vxlanOverlay(), macvlan()}
 }
 
 // Find returns a scenario by name.

@@ -751,7 +751,7 @@ func TestFrameThatNobodyTakes(t *testing.T) {
 func macvlan() *bed {
 	b := newBed()
 	topo := b.in.Topology
-	topo.Namespaces = append(topo.Namespaces, topology.Namespace{Name: "mv", Links: []topology.Link{{
+	topo.Namespaces = slices.Insert(topo.Namespaces, 0, topology.Namespace{Name: "mv", Links: []topology.Link{{
 		Index: 2, Name: "eth0", Kind: "macvlan", MAC: "02:00:00:00:00:aa", Role: capture.RoleContainer,
 		Addresses: []netip.Prefix{netip.MustParsePrefix("fd00::aa/64")}, Lower: &topology.Peer{NetNS: "host", Interface: "ens192"},
 	}}})
@@ -766,13 +766,19 @@ func TestMacvlan(t *testing.T) {
 	if got := path.Join(b.in).Request.End; got.Kind != path.Vanished || got.Next != "host/ens192" {
 		t.Errorf("got end %+v, want vanished before the link below", got)
 	}
+	b.hit("host", ruletrace.EgressHook, 0, "early", ruletrace.Drop, b.in.Probe.Tuple, "drop")
+	want := []string{"mv/eth0 egress fd00::aa", "host/ egress fd00::aa", "  drop: drop [observed]", "end: dropped"}
+	if diff := cmp.Diff(want, describe(path.Join(b.in).Request)); diff != "" {
+		t.Errorf("dropped below, where nothing is routed (-want +got):\n%s", diff)
+	}
+	b.in.Hits = nil
 	b.see("host/ens192", capture.Egress, header(b.in.Probe.Tuple))
 	b.see("gateway/zTrust", capture.Ingress, header(b.in.Probe.Tuple))
 	answer := header(echo(targetAddr, "fd00::aa", true))
 	b.see("gateway/zTrust", capture.Egress, answer)
 	b.see("host/ens192", capture.Ingress, answer, "02:00:00:00:00:aa")
 	got := path.Join(b.in)
-	want := []string{
+	want = []string{
 		"mv/eth0 egress fd00::aa", "host/ens192 egress fd00::aa", "gateway/zTrust ingress fd00::aa",
 		"  route: not determined [assumed]", "end: vanished",
 	}

@@ -117,9 +117,12 @@ func markBefore(all []element, at stage) uint32 {
 // toBeRouted reports whether a packet that came to this namespace got to its
 // routing, or would have as far as its sightings tell: not when it went from
 // port to port of a bridge, when it was not seen to come from the port to the
-// bridge, nor when it left without having come in, as what a macvlan sends does
-// below it.
+// bridge, nor when it left, or was to, without having come in, as what a macvlan
+// sends does below it.
 func (j *joiner) toBeRouted(v *visit, all []element, ns *topology.Namespace) bool {
+	if len(v.sightings) == 0 && !slices.ContainsFunc(all, func(e element) bool { return e.stage != stageNetdevEgress }) {
+		return false
+	}
 	if slices.ContainsFunc(all, func(e element) bool { return e.stage == stageBridgeDevice }) || len(v.sightings) == 0 {
 		return true
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -65,7 +66,7 @@ type answer struct {
 func trace(t *testing.T, m *peer.Machine, args ...string) *report.Report {
 	t.Helper()
 	const file = "/tmp/report.json"
-	output, failed := m.Try("pathtrace", append(args, "--timeout", "2s", "--output", "json", "--report", file)...)
+	output, failed := m.Try("pathtrace", slices.Concat(args[:1], []string{"--timeout", "2s", "--output", "json", "--report", file}, args[1:])...)
 	var r report.Report
 	if err := json.Unmarshal([]byte(m.Run("cat", file)), &r); err != nil {
 		t.Fatalf("pathtrace %q: %v, %v\n%s", args, failed, err, output)

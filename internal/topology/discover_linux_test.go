@@ -278,6 +278,56 @@ func TestDiscoverBridges(t *testing.T) {
 	}
 }
 
+// TestDiscoverMacvlans finds macvlans by the hardware addresses that the link below
+// them receives for, from beside, from outside and from that link, of which only
+// the first two reach them. (What is outside is where the host's own answers would
+// go.)
+func TestDiscoverMacvlans(t *testing.T) {
+	host, left, right, private, outside := newSpace(t), newSpace(t), newSpace(t), newSpace(t), newSpace(t)
+	host.connect("ens0", "", outside, "lan0", "10.0.0.1/24")
+	host.address("ens0", "10.0.0.2/24")
+	host.macvlan("ens0", netlink.MACVLAN_MODE_BRIDGE, left, "10.0.0.3/24")
+	host.macvlan("ens0", netlink.MACVLAN_MODE_BRIDGE, right, "10.0.0.4/24")
+	host.macvlan("ens0", netlink.MACVLAN_MODE_PRIVATE, private, "10.0.0.5/24")
+	for _, tt := range []struct {
+		name, from string
+		source     *space
+		target     string
+		want       []string
+		delivered  bool
+	}{
+		{"beside", "left", left, "10.0.0.4", []string{"left", "host", "right", "outside"}, true},
+		{"beside, in private mode", "left", left, "10.0.0.5", []string{"left", "host", "private", "outside"}, false},
+		{"from outside", "outside", outside, "10.0.0.5", []string{"outside", "host", "private"}, true},
+		{"to the outside", "private", private, "10.0.0.1", []string{"private", "host", "outside"}, true},
+		{"from below", "host", host, "10.0.0.3", []string{"host", "outside", "left"}, false},
+		{"to what is below", "left", left, "10.0.0.2", []string{"left", "host", "outside"}, false},
+		{"to nobody", "left", left, "10.0.0.99", []string{"left", "host", "outside"}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			snapshot, _ := discover(t, Config{
+				Host: host.NS, Source: tt.source.NS, SourceName: tt.from, Target: netip.MustParseAddr(tt.target),
+				Candidates: []Candidate{{"left", left.NS}, {"right", right.NS}, {"private", private.NS}, {"outside", outside.NS}},
+			})
+			if diff := cmp.Diff(tt.want, names(snapshot)); diff != "" {
+				t.Errorf("namespaces (-want +got):\n%s", diff)
+			}
+			if got := slices.ContainsFunc(snapshot.Steps, func(s Step) bool { return s.Delivered }); got != tt.delivered {
+				t.Errorf("delivered: %v", got)
+			}
+			for name, mode := range map[string]string{"left": "bridge", "right": "bridge", "private": "private"} {
+				n := snapshot.Namespace(name)
+				if n == nil {
+					continue
+				}
+				if l := n.Link("eth0"); l.Mode != mode || l.Lower == nil || *l.Lower != (Peer{Index: l.Lower.Index, NetNS: "host", Interface: "ens0"}) {
+					t.Errorf("%s: mode %q on %+v", name, l.Mode, l.Lower)
+				}
+			}
+		})
+	}
+}
+
 func TestExtend(t *testing.T) {
 	c := newChain(t)
 	snapshot, handles := discover(t, Config{

@@ -99,6 +99,16 @@ func (s *space) connect(name, bridge string, far *space, farName string, address
 	far.address(farName, addresses...)
 }
 
+// macvlan puts a macvlan on a link, which is eth0 of another namespace.
+func (s *space) macvlan(lower string, mode netlink.MacvlanMode, far *space, address string) {
+	s.t.Helper()
+	s.must(s.LinkAdd(&netlink.Macvlan{
+		LinkAttrs: netlink.LinkAttrs{Name: "eth0", ParentIndex: s.link(lower).Attrs().Index, Namespace: netlink.NsFd(far.FD())}, Mode: mode,
+	}))
+	far.up("eth0")
+	far.address("eth0", address)
+}
+
 func (s *space) route(route netlink.Route, device, destination, gateway string) {
 	s.t.Helper()
 	if device != "" {

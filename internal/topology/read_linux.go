@@ -147,7 +147,7 @@ func (r *reader) look(n *Namespace) (map[int]wire, error) {
 			Carrier: attrs.RawFlags&unix.IFF_LOWER_UP != 0,
 			State:   strings.ReplaceAll(attrs.OperState.String(), "-", ""), Group: int(attrs.Group),
 		}
-		link.XDP, link.Overlay = xdpOf(attrs.Xdp), overlay(source)
+		link.XDP, link.Overlay, link.Mode = xdpOf(attrs.Xdp), overlay(source), macvlanMode(source)
 		switch {
 		case attrs.Flags&net.FlagLoopback != 0:
 			link.Kind = "loopback"
@@ -245,6 +245,44 @@ func unicastOf(ip net.IP) netip.Addr {
 		return netip.Addr{}
 	}
 	return a
+}
+
+// hardwareAddresses are the addresses of single machines that a link receives
+// frames for beside its own: those of the macvlans above it, which the kernel
+// tells the link of (dev_uc_add in drivers/net/macvlan.c).
+func (r *reader) hardwareAddresses(link *Link) ([]string, error) {
+	entries, err := complete(func() ([]netlink.Neigh, error) { return r.handle.NeighList(link.Index, unix.AF_BRIDGE) })
+	if err != nil {
+		return nil, fmt.Errorf("read the hardware addresses of %s: %w", link.Name, err)
+	}
+	var all []string
+	for _, e := range entries {
+		mac := e.HardwareAddr
+		if e.LinkIndex == link.Index && e.Flags&netlink.NTF_SELF != 0 && len(mac) > 0 && mac[0]&1 == 0 && mac.String() != link.MAC {
+			all = append(all, mac.String())
+		}
+	}
+	return all, nil
+}
+
+// macvlanModes are the kernel's words for the modes of macvlans.
+var macvlanModes = map[netlink.MacvlanMode]string{
+	netlink.MACVLAN_MODE_PRIVATE:  "private",
+	netlink.MACVLAN_MODE_VEPA:     "vepa",
+	netlink.MACVLAN_MODE_BRIDGE:   "bridge",
+	netlink.MACVLAN_MODE_PASSTHRU: "passthru",
+	netlink.MACVLAN_MODE_SOURCE:   "source",
+}
+
+// macvlanMode is the mode of a macvlan or macvtap; empty for other kinds.
+func macvlanMode(link netlink.Link) string {
+	switch link := link.(type) {
+	case *netlink.Macvlan:
+		return macvlanModes[link.Mode]
+	case *netlink.Macvtap:
+		return macvlanModes[link.Mode]
+	}
+	return ""
 }
 
 // overlay reports whether a tunnel has no single other end.

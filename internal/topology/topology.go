@@ -165,7 +165,10 @@ type Link struct {
 	// Peer is the other end of a veth or netkit pair; nil for other kinds.
 	Peer *Peer `json:"peer,omitempty"`
 	// Lower is the link below a macvlan, ipvlan or VLAN; nil for other kinds.
-	Lower    *Peer        `json:"lower,omitempty"`
+	Lower *Peer `json:"lower,omitempty"`
+	// Mode is a macvlan's: bridge, private, vepa, passthru or source; empty for
+	// other kinds.
+	Mode     string       `json:"mode,omitempty"`
 	Settings Settings     `json:"settings"`
 	Role     capture.Role `json:"role"`
 	// XDP is the program that gets a packet before anything else sees it; nil
