@@ -506,6 +506,9 @@ func requestEnded(in *Input) report.Verdict {
 		if end.FrameFor != "" {
 			v.Summary = fmt.Sprintf("The request was last seen %s and no answer came back within %s.", taken(end), in.Waited)
 		}
+		if first := in.Path.Request.First; first != nil && first.Header.IsFragment() {
+			v.Summary += " It went in fragments, and only when all of them get there it is answered."
+		}
 	}
 	if end.CopyDropped != nil {
 		v.Summary += fmt.Sprintf(" Before, a rule of chain %s dropped it or a copy of it.", chainOf(end.CopyDropped))

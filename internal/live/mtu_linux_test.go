@@ -234,11 +234,25 @@ func TestLargePing(t *testing.T) {
 			for _, hop := range points(r.Legs.Request) {
 				got = append(got, place(hop))
 			}
-			if diff := cmp.Diff(want, got); diff != "" || r.Verdict.Code != "OK" {
-				t.Errorf("%s, through (-want +got):\n%s", r.Verdict.Code, diff)
+			if diff := cmp.Diff(want, got); diff != "" || r.Verdict.Code != "OK" || !strings.HasSuffix(r.Request.Packet, " (fragmented)") {
+				t.Errorf("%s of %s, through (-want +got):\n%s", r.Verdict.Code, r.Request.Packet, diff)
 				t.Log(text(t, r))
 			}
 		})
+	}
+}
+
+// TestFragmentsUnanswered says of what got no answer that it went in fragments.
+func TestFragmentsUnanswered(t *testing.T) {
+	t.Parallel()
+	const words = "It went in fragments"
+	n := build(t, "netns-by-hand", lab.Options{Break: "silent-target"})
+	cfg := probing(n, n.Scenario.ProbeOf("silent-target"))
+	for size, want := range map[int]bool{0: false, 3000: true} {
+		cfg.Size = size
+		if r := trace(t, n, cfg); r.Verdict.Code != "NO_REPLY" || strings.Contains(r.Verdict.Summary, words) != want {
+			t.Errorf("size %d: %s: %s", size, r.Verdict.Code, r.Verdict.Summary)
+		}
 	}
 }
 

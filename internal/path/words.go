@@ -16,6 +16,13 @@ import (
 
 // Describe names a packet as its protocol does: "ICMPv6 echo id 38 seq 1".
 func Describe(h *packet.Header) string {
+	if h.IsFragment() {
+		return describe(h) + " (fragmented)"
+	}
+	return describe(h)
+}
+
+func describe(h *packet.Header) string {
 	t := h.Tuple
 	switch t.Proto {
 	case packet.ICMP, packet.ICMPv6:
