@@ -61,6 +61,9 @@ type Request struct {
 	Target  string `json:"target"`
 	Address string `json:"address,omitempty"`
 	Source  Source `json:"source"`
+	// Sender is "address:port" of who sent the explained packet, where that was not
+	// the source but somebody who opened a flow to it.
+	Sender string `json:"sender,omitempty"`
 	// Packet names the explained packet as its protocol does:
 	// "ICMPv6 echo id 38 seq 1".
 	Packet string `json:"packet,omitempty"`

@@ -109,6 +109,9 @@ func (p *printer) header(r *Report) {
 	if a := r.Request.Address; a != "" && !strings.Contains(target, a) {
 		target += " (" + a + ")"
 	}
+	if r.Request.Sender != "" {
+		source, target = r.Request.Sender, target+" ("+source+")"
+	}
 	spans := []span{{text: source + " → " + target, tone: strong}}
 	if r.Request.Source.Kind == "capture" {
 		spans[0].text = r.Request.Target // the files

@@ -168,12 +168,12 @@ func (a *Arming) plan(c *netlink.Conn, cfg *ArmConfig, chains []chain) ([]part, 
 	}
 	tables := []part{{
 		table:  nftables.Table{Family: nftables.TableFamily(familyNumber(family))},
-		chains: statelessChains(*cfg, lowest(chains, family), Prerouting, Output),
+		chains: statelessChains(*cfg, lowest(chains, family, Prerouting, Output), Prerouting, Output),
 	}}
 	if slices.ContainsFunc(chains, func(ch chain) bool { return ch.family == "bridge" && ch.base && !ch.owned }) {
 		tables = append(tables, part{
 			table:  nftables.Table{Family: nftables.TableFamilyBridge},
-			chains: statelessChains(*cfg, lowest(chains, "bridge"), Prerouting),
+			chains: statelessChains(*cfg, lowest(chains, "bridge", Prerouting, Output), Prerouting),
 		})
 	}
 	if chains := deviceChains(*cfg, chains); chains != nil {
@@ -250,12 +250,12 @@ func (a *Arming) classify(err error) error {
 }
 
 // lowest returns the priority of the stateless chains: one below every base
-// chain that they must precede.
-func lowest(chains []chain, family string) int {
+// chain of the hooks, which they must precede.
+func lowest(chains []chain, family string, hooks ...Hook) int {
 	priority := statelessPriority
 	for _, ch := range chains {
 		same := ch.family == family || ch.family == "inet" && family != "bridge"
-		if same && ch.base && !ch.owned && (ch.hook == Prerouting || ch.hook == Output) {
+		if same && ch.base && !ch.owned && slices.Contains(hooks, ch.hook) {
 			priority = min(priority, ch.priority-1)
 		}
 	}
@@ -317,7 +317,7 @@ func (a *Arming) fill(p *part) error {
 		added := &nftables.Chain{Name: ch.name, Table: &p.table}
 		if ch.hook != "" {
 			added.Hooknum = map[Hook]*nftables.ChainHook{
-				Prerouting: nftables.ChainHookPrerouting, Output: nftables.ChainHookOutput,
+				Prerouting: nftables.ChainHookPrerouting, Output: nftables.ChainHookOutput, Forward: nftables.ChainHookForward,
 				IngressHook: nftables.ChainHookIngress, EgressHook: nftables.ChainHookEgress,
 			}[ch.hook]
 			added.Device = ch.device

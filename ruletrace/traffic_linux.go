@@ -127,9 +127,10 @@ func (t *Traffic) parts(chains []chain, track map[string]bool) []part {
 		}
 		p := part{table: nftables.Table{Family: nftables.TableFamily(familyNumber(family))}}
 		p.version(v, "")
-		p.hook(lowest(chains, family), []Hook{Prerouting, Output}, []version{v})
+		p.hook(lowest(chains, family, Prerouting, Output), []Hook{Prerouting, Output}, []version{v})
 		if track[family] {
 			p.tracked(v)
+			p.translated(v, lowest(chains, family, Forward))
 		}
 		all = append(all, p)
 	}
@@ -145,7 +146,7 @@ func (t *Traffic) parts(chains []chain, track map[string]bool) []part {
 	}
 	if slices.ContainsFunc(chains, func(ch chain) bool { return ch.family == "bridge" && ch.base && !ch.owned }) {
 		p := both(nftables.TableFamilyBridge)
-		p.hook(lowest(chains, "bridge"), []Hook{Prerouting}, versions)
+		p.hook(lowest(chains, "bridge", Prerouting, Output), []Hook{Prerouting}, versions)
 		all = append(all, p)
 	}
 	if places := devicePlaces(chains); len(places) > 0 {
@@ -260,6 +261,26 @@ func (p *part) tracked(v version) {
 	for _, hook := range []Hook{Prerouting, Output} {
 		p.chains = append(p.chains, armingChain{name: prefix + string(hook), hook: hook, priority: conntrackPriority, rules: rules})
 	}
+}
+
+// translated adds the chain for what others open to the source and is for one of its
+// addresses only since its destination was translated: it is traced from forward on.
+func (p *part) translated(v version, priority int) {
+	const prefix = "nat-"
+	p.version(v, prefix)
+	opening := selector{
+		text: fmt.Sprintf("ct direction original ct original daddr != @%s", setOwn+v.suffix),
+		exprs: []expr.Any{
+			&expr.Ct{Register: unix.NFT_REG_1, Key: expr.CtKeyDIRECTION},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: []byte{0}}, // IP_CT_DIR_ORIGINAL
+			&expr.Ct{Register: unix.NFT_REG_1, Key: expr.CtKeyDST},
+			&expr.Lookup{SourceRegister: unix.NFT_REG_1, SetName: setOwn + v.suffix, Invert: true},
+		},
+	}
+	p.chains = append(p.chains, armingChain{
+		name: prefix + string(Forward), hook: Forward, priority: priority,
+		rules: []selector{v.in(v.dstAt, setOwn).and(opening).and(jump(prefix + "own" + v.suffix))},
+	})
 }
 
 // in looks an address of the IP header up in a set.

@@ -153,6 +153,40 @@ func TestTrafficConntrack(t *testing.T) {
 	}
 }
 
+// TestTrafficTranslated shows that what others open to the source is traced from
+// forward on when its destination is translated to the source's, and once.
+func TestTrafficTranslated(t *testing.T) {
+	for name, rules := range map[string]func(space){
+		"nft": func(s space) {
+			s.nft("table ip t {\nchain p {\ntype nat hook prerouting priority -100; udp dport 8080 dnat to 10.2.0.2:80\n}\nchain f {\ntype filter hook forward priority -300; udp dport 80 drop\n}\n}")
+		},
+		"iptables-legacy": func(s space) {
+			s.tool("iptables-legacy", strings.Fields("-t nat -A PREROUTING -p udp --dport 8080 -j DNAT --to-destination 10.2.0.2:80")...)
+			s.tool("iptables-legacy", strings.Fields("-A FORWARD -p udp --dport 80 -j DROP")...)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRouter(t)
+			rules(space{t, r.router.ns})
+			r.router.armTraffic([]netip.Addr{serverAddr}, nil)
+			l := r.router.listen("router")
+			n := r.router.openNFLog(t.TempDir())
+			gateway := netip.MustParseAddr("10.1.0.1")
+			r.client.inject("eth0", r.router, "left",
+				ipv4Packet(17, clientAddr, gateway, 0, udpDatagram(5000, 8080)), ipv4Packet(17, clientAddr, gateway, 0, udpDatagram(5000, 9)))
+			hits := append(l.hits(), n.drained(t)...)
+			for i := range hits {
+				if err := r.router.resolver("router").Resolve(t.Context(), &hits[i]); err != nil {
+					t.Error(err)
+				}
+			}
+			if len(hits) != 1 || hits[0].Verdict != Drop || hits[0].Hook != Forward || hits[0].Header.Tuple.Destination() != "10.2.0.2:80" {
+				t.Errorf("traced %q, want what was dropped alone", lines(hits))
+			}
+		})
+	}
+}
+
 // TestTrafficDescribed shows that what is added is told in nft's words, and is
 // what nft lists.
 func TestTrafficDescribed(t *testing.T) {

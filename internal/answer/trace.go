@@ -121,6 +121,9 @@ func Flow(run *evidence.Run, f *traffic.Flow, complete, interrupted bool) *repor
 	own.Topology, own.After = towards(run.Topology, f.Tuple.Dst), towards(run.After, f.Tuple.Dst)
 	own.Stations = since(run.Stations, f.Began, complete)
 	own.Request.Target, own.Request.Address = f.Tuple.Destination(), f.Tuple.Dst.String()
+	if f.Inbound {
+		own.Request.Sender = f.Tuple.Source()
+	}
 	own.Started = f.Began
 	own.Waited = run.Finished.Sub(f.Began).Round(time.Millisecond)
 	stall := f.Stalled(run.Finished)

@@ -91,6 +91,8 @@ func (t *Tracer) Take(m *evidence.Moment) bool {
 		t.Run.Owners = slices.Concat(t.proxies, t.connected)
 	case m.Unsent != nil:
 		t.unsent = t.Table.Unsent(func(target netip.Addr) netip.Addr { return m.Unsent[target] })
+	case m.Admitted != nil:
+		return t.Table.Admit(*m.Admitted)
 	case m.Forgotten != 0:
 		if f := t.Flow(m.Forgotten); f != nil {
 			t.Table.Forget(f)

@@ -281,7 +281,7 @@ func testTerminal(t *testing.T, s *Source) {
 	defer typed.Close()
 	ready := make(chan struct{})
 	p, err := s.Exec(t.Context(), ExecConfig{
-		Argv: []string{"sh", "-c", `stty raw -echo; stty size; echo ready; head -c 3 | od -An -tx1; sleep 0.2; stty size`},
+		Argv: []string{"sh", "-c", `stty raw -echo; stty size; echo ready; head -c 3 | od -An -tx1; for i in $(seq 50); do [ "$(stty size)" = "44 111" ] && break; sleep 0.1; done; stty size`},
 		TTY:  true, Height: 33, Width: 99, Stdin: input,
 		Stdout: writer(func(b []byte) (int, error) {
 			before := bytes.Contains(output.Bytes(), []byte("ready"))
@@ -300,7 +300,7 @@ func testTerminal(t *testing.T, s *Source) {
 		t.Error(err)
 	}
 	// Podman hands the size on by a pipe: the command's size is what it is set to
-	// when it is asked a little later.
+	// a little later.
 	_, _ = typed.Write([]byte("\x10\x11."))
 	status, err := p.Wait()
 	text := strings.ReplaceAll(output.String(), "\r\n", "\n")

@@ -67,6 +67,7 @@ const (
 	recordProxies   recordType = "proxies"   // list of socket.Owner
 	recordConnected recordType = "connected" // the same
 	recordUnsent    recordType = "unsent"    // addresses by addresses
+	recordAdmitted  recordType = "admitted"  // time.Time
 	recordJudgement recordType = "judgement" // Judgement; the id is the flow's number
 	recordForgotten recordType = "forgotten" // nothing; the id is the flow's number
 )

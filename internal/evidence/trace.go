@@ -77,7 +77,9 @@ type Moment struct {
 	Proxies, Connected []socket.Owner
 	// Unsent are the addresses that attempts which no packet came of would have
 	// been sent from, by their targets.
-	Unsent    map[netip.Addr]netip.Addr
+	Unsent map[netip.Addr]netip.Addr
+	// Admitted has what ended until then before it came to the source count as flows.
+	Admitted  *time.Time
 	Judgement *Judgement
 	// Forgotten is the number of a flow that was given up.
 	Forgotten int
@@ -174,6 +176,8 @@ func (w *Writer) Moment(m *Moment) {
 			w.writeAt(m.Time, recordConnected, 0, m.Connected)
 		case m.Unsent != nil:
 			w.writeAt(m.Time, recordUnsent, 0, m.Unsent)
+		case m.Admitted != nil:
+			w.writeAt(m.Time, recordAdmitted, 0, m.Admitted)
 		case m.Judgement != nil:
 			w.writeAt(m.Time, recordJudgement, m.Judgement.Flow, m.Judgement)
 		case m.Forgotten != 0:
@@ -304,6 +308,8 @@ func (r *traceReader) moment(m *Moment, one *record) (ok bool, err error) {
 		err = json.Unmarshal(one.Data, &m.Connected)
 	case recordUnsent:
 		err = json.Unmarshal(one.Data, &m.Unsent)
+	case recordAdmitted:
+		m.Admitted, err = read[time.Time](one)
 	case recordJudgement:
 		m.Judgement, err = read[Judgement](one)
 	case recordForgotten:

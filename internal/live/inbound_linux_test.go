@@ -50,6 +50,23 @@ func TestFollowOpened(t *testing.T) {
 			},
 			phrase: "cnt01 answered, and the answer went to host/eth0, behind which nothing is visible. No acknowledgement of it was seen.",
 		},
+		"not let in": {
+			probe: published, netns: "host", rule: "-I FORWARD 1 -i eth0 -o docker0 -p tcp --dport 80 -j DROP",
+			want: verdict{
+				Outcome: report.Dropped, Leg: "request", Code: "FILTER_DROP", NetNS: "host", Hook: "forward", Confidence: report.Observed,
+				Rule: "[iptables-nft ip filter FORWARD] -A FORWARD -i eth0 -o docker0 -p tcp -m tcp --dport 80 -j DROP", Request: dockerThere[1:2],
+			},
+			phrase: "The request was dropped on the host in forward",
+		},
+		"rejected": {
+			probe: published, netns: "host", rule: "-I FORWARD 1 -i eth0 -o docker0 -p tcp --dport 80 -j REJECT",
+			want: verdict{
+				Outcome: report.Rejected, Leg: "request", Code: "FILTER_REJECTED", NetNS: "host", Hook: "forward", Confidence: report.Observed,
+				Rule:    "[iptables-nft ip filter FORWARD] -A FORWARD -i eth0 -o docker0 -p tcp -m tcp --dport 80 -j REJECT --reject-with icmp-port-unreachable",
+				Request: dockerThere[1:2], Reply: []string{"host/eth0 egress"},
+			},
+			phrase: "The request was rejected on the host in forward",
+		},
 		"from the host": {
 			probe: lab.Probe{Kind: "tcp", Source: "host", Target: netip.MustParseAddr("172.17.0.2"), Port: 80},
 			want:  answeredAt("host", near, nearBack), phrase: "172.17.0.1:",

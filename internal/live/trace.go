@@ -453,6 +453,11 @@ func (t *tracing) look(ctx context.Context) {
 // judge explains the flows that are over, and while somebody listens those that
 // failed. Of those that are over nothing is kept.
 func (t *tracing) judge(ctx context.Context, now time.Time) {
+	var knocked time.Time
+	t.seen.with(func(tracer *answer.Tracer) { knocked = tracer.Table.Knocked(now) })
+	if !knocked.IsZero() {
+		t.seen.tell(evidence.Moment{Admitted: &knocked})
+	}
 	var due, over []*traffic.Flow
 	t.seen.with(func(tracer *answer.Tracer) {
 		for _, f := range tracer.Flows() {
@@ -520,8 +525,10 @@ func (t *tracing) explain(f *traffic.Flow, now time.Time, interrupted bool) {
 
 // finish judges what is left.
 func (t *tracing) finish(ctx context.Context) {
+	now := time.Now().Round(0)
 	t.seen.tell(evidence.Moment{Unsent: t.senders()})
-	all, now := t.seen.flows(), time.Now().Round(0)
+	t.seen.tell(evidence.Moment{Admitted: &now})
+	all := t.seen.flows()
 	for _, f := range all {
 		if t.cfg.Command != nil && t.owners[f.Number].Name == "" {
 			whose := owners{ns: t.cfg.Source.NetNS, command: t.cfg.Command}

@@ -286,8 +286,13 @@ func (f *Flow) opening() path.Probe {
 			first = s
 		}
 	}
-	if first != nil {
+	switch {
+	case first != nil:
 		p.NetNS, p.Outside, p.Tuple = first.Point.NetNS, first.Direction == capture.Ingress, first.Header.Tuple
+	case len(f.hits) > 0: // it ended where no packet was seen
+		p.NetNS, p.Outside = f.hits[0].NetNS, true
+	case len(f.drops) > 0:
+		p.NetNS, p.Outside = f.drops[0].NetNS, true
 	}
 	return p
 }

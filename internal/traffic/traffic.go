@@ -67,6 +67,9 @@ type Table struct {
 	foreign map[packet.Tuple]bool
 	relays  []Relay
 	strays  strays
+	// knocks are the strays that may be flows which did not get to the source, the
+	// oldest first.
+	knocks []*stray
 	// attempts are those that no packet is known of.
 	attempts []attempt.Attempt
 	hosts    map[netip.Addr]string
@@ -228,7 +231,9 @@ func (t *Table) Hit(h *ruletrace.Hit, at time.Time) bool {
 		f.hit(h)
 		return true
 	}
-	t.strays.add(&stray{keys: []packet.Tuple{key}, content: contentOf(&h.Header), at: t.now, hit: h})
+	one := &stray{keys: []packet.Tuple{key}, content: contentOf(&h.Header), at: t.now, hit: h}
+	t.strays.add(one)
+	t.knock(h.NetNS, one)
 	return true
 }
 
@@ -286,7 +291,9 @@ func (t *Table) Drop(d skbdrop.Drop, at time.Time) bool {
 		t.dropped(f, &d)
 		return true
 	}
-	t.strays.add(&stray{keys: []packet.Tuple{key}, content: contentOf(&d.Header), at: t.now, drop: &d})
+	one := &stray{keys: []packet.Tuple{key}, content: contentOf(&d.Header), at: t.now, drop: &d}
+	t.strays.add(one)
+	t.knock(d.NetNS, one)
 	return true
 }
 

@@ -1,0 +1,109 @@
+package traffic
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/skbdrop"
+	"github.com/pathtrace/pathtrace/nat"
+	"github.com/pathtrace/pathtrace/packet"
+	"github.com/pathtrace/pathtrace/ruletrace"
+)
+
+// TestKnock drops what others send to the source behind the translation of its
+// destination: it is a flow that was not let in, whatever order the sensors deliver
+// in, with what was seen of it before.
+func TestKnock(t *testing.T) {
+	for seed := range uint64(20) {
+		b := newBed(Config{Older: true})
+		before, after := tcp(other, host, 5000, 8080), tcp(other, own, 5000, 80)
+		syn := segment(before, packet.SYN, 100, 0, 0)
+		translated, cut := syn, packet.Header{Version: 4, Tuple: after, HeaderCut: true}
+		translated.Tuple = after
+		b.see("host", "up", capture.Ingress, syn)
+		b.meet("host", ruletrace.Forward, translated).Verdict = ruletrace.Drop
+		b.later = append(b.later, delivery{"drops", func() {
+			b.Drop(skbdrop.Drop{NetNS: "host", Header: cut, Reason: "NETFILTER_DROP", Function: "nft_do_chain"}, time.Time{})
+		}})
+		b.meet("host", ruletrace.Forward, segment(tcp(far, own, 5001, 80), packet.SYN, 200, 0, 0)).Verdict = ruletrace.Accept
+		b.shuffle(seed)
+		if len(b.Flows()) > 0 {
+			t.Fatalf("seed %d: it counts at once", seed)
+		}
+		b.Admit(start.Add(time.Second))
+		if len(b.Flows()) != 1 {
+			t.Fatalf("seed %d: %d flows, want 1", seed, len(b.Flows()))
+		}
+		f := b.Flows()[0]
+		want := []string{"host/up ingress " + before.String(), "0 events, 1 hits, 1 drops"}
+		if diff := cmp.Diff(want, seen(f)); diff != "" {
+			t.Errorf("seed %d (-want +got):\n%s", seed, diff)
+		}
+		if p := f.Probes("cnt")[0]; !f.Inbound || p.NetNS != "host" || !p.Outside || p.Tuple != before {
+			t.Errorf("seed %d: inbound %v, followed from %+v", seed, f.Inbound, p)
+		}
+	}
+}
+
+// TestKnockUnseen knows of such a packet from the kernel's drop alone.
+func TestKnockUnseen(t *testing.T) {
+	b := newBed(Config{Older: true})
+	b.Drop(skbdrop.Drop{NetNS: "host", Header: packet.Header{Version: 4, Tuple: tcp(other, own, 5000, 80), Flags: packet.SYN, HeaderCut: true}}, start)
+	if early := b.Knocked(start.Add(lag / 2)); !early.IsZero() {
+		t.Errorf("it counts until %s, when sensors may still tell more", early)
+	}
+	until := b.Knocked(start.Add(2 * lag))
+	b.Admit(until)
+	if until.IsZero() || len(b.Flows()) != 1 || b.Flows()[0].Probes("cnt")[0].NetNS != "host" {
+		t.Errorf("flows %+v", b.Flows())
+	}
+}
+
+// TestNoKnock keeps what is no flow of others from counting as one.
+func TestNoKnock(t *testing.T) {
+	query := packet.Tuple{Proto: packet.UDP, Src: own, SrcPort: 4000, Dst: far, DstPort: 53}
+	dropped := func(b *bed, netns string, h packet.Header) {
+		b.meet(netns, ruletrace.Forward, h).Verdict = ruletrace.Drop
+	}
+	for name, tt := range map[string]struct {
+		cfg  Config
+		do   func(*bed)
+		want int
+	}{
+		"flows of the source alone": {Config{}, func(b *bed) { dropped(b, "host", segment(tcp(other, own, 1, 80), packet.SYN, 1, 0, 0)) }, 0},
+		"an answer that is told of first": {Config{Older: true}, func(b *bed) {
+			dropped(b, "host", datagram(query.Inverse(), "an answer to it"))
+			b.see("cnt", "eth0", capture.Egress, datagram(query, "a question"))
+		}, 1},
+		"the answer to a connection": {Config{Older: true}, func(b *bed) {
+			dropped(b, "host", segment(tcp(other, own, 443, 4000), packet.SYN|packet.ACK, 1, 2, 0))
+		}, 0},
+		"what others sent to others": {Config{Older: true}, func(b *bed) { dropped(b, "host", segment(tcp(other, far, 1, 80), packet.SYN, 1, 0, 0)) }, 0},
+		"not what was asked for": {Config{Older: true, Wanted: func(t packet.Tuple) bool { return t.DstPort == 443 }}, func(b *bed) {
+			dropped(b, "host", segment(tcp(other, own, 1, 80), packet.SYN, 1, 0, 0))
+		}, 0},
+		"a flow of the source to itself by the host": {Config{Older: true}, func(b *bed) {
+			there := tcp(own, host, 4000, 8080)
+			b.see("cnt", "eth0", capture.Egress, segment(there, packet.SYN, 7, 0, 0))
+			b.hear(nat.New, there, tcp(own, own, 80, 4000))
+			dropped(b, "host", segment(tcp(own, own, 4000, 80), packet.SYN, 7, 0, 0))
+		}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(tt.cfg)
+			tt.do(b)
+			b.flush()
+			b.Admit(start.Add(time.Second))
+			inbound := 0
+			for _, f := range b.Flows() {
+				inbound += boolInt(f.Inbound)
+			}
+			if len(b.Flows()) != tt.want || inbound > 0 {
+				t.Errorf("%d flows, %d of them inbound, want %d and none", len(b.Flows()), inbound, tt.want)
+			}
+		})
+	}
+}
