@@ -171,7 +171,7 @@ func join(run *evidence.Run, probe path.Probe, ledger *path.Ledger) *path.Path {
 	in := path.Input{
 		Probe: probe, Topology: wayOf(run, &probe), Inside: make(map[string]bool), Ledger: ledger,
 		Sightings: run.Sightings, Events: run.Events, Hits: run.Hits, Drops: run.Drops, Owners: run.Owners,
-		Networks: networks(run.Engines),
+		Networks: networks(run.Engines), Redirects: run.Redirects,
 	}
 	for _, s := range run.Stations {
 		in.Inside[s.NetNS] = s.Inside

@@ -169,7 +169,7 @@ func (t *Tracer) Judgement(f *traffic.Flow, now time.Time, owner Owner, interrup
 
 // Judge explains a flow as it is now, and lets its evidence go.
 func (t *Tracer) Judge(f *traffic.Flow, j *evidence.Judgement) (report.Flow, *report.Report) {
-	t.Run.Finished, t.Run.Discovery = j.At, t.Table.Discovery()
+	t.Run.Finished, t.Run.Discovery, t.Run.Redirects = j.At, t.Table.Discovery(), j.Redirects
 	r := Flow(t.Run, f, j.Complete, j.Interrupted)
 	row := t.judged.Add(f, r, j, t.Table.Host(f.Tuple.Dst))
 	f.Judge(j.At)

@@ -120,6 +120,9 @@ type Judgement struct {
 	Other bool
 	// Asked and Said are what the two ends said, as far as it is worth a word.
 	Asked, Said string
+	// Redirects are the rules that translate the destination of such packets today, by
+	// namespaces, where no sensor could tell which one did.
+	Redirects map[string]ruletrace.Rule `json:",omitempty"`
 }
 
 // Ending is how a trace ended.

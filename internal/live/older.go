@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/pathtrace/pathtrace/capture"
+	"github.com/pathtrace/pathtrace/internal/topology"
 	"github.com/pathtrace/pathtrace/nat"
 	"github.com/pathtrace/pathtrace/packet"
 	"github.com/pathtrace/pathtrace/ruletrace"
@@ -39,7 +40,10 @@ func (r *run) lookUp(ctx context.Context) {
 			if err != nil {
 				r.cfg.Log("%s: read what rules translate to: %v", s.name, err)
 			}
-			rule, redirected := r.redirect(ctx, s.name, older[0].Original, seen.Sightings)
+			rule, redirected, err := redirect(ctx, r.topo.Namespace(s.name), r.resolvers[s.name], older[0].Original, seen.Sightings)
+			if err != nil {
+				r.cfg.Log("%s: read which rules would translate the flow: %v", s.name, err)
+			}
 			lock.Lock()
 			defer lock.Unlock()
 			r.translators[s.name] = found
@@ -52,22 +56,18 @@ func (r *run) lookUp(ctx context.Context) {
 }
 
 // redirect is the rule that would translate the destination of a flow's first
-// packet where it came in.
-func (r *run) redirect(ctx context.Context, netns string, flow packet.Tuple, seen []capture.Sighting) (ruletrace.Rule, bool) {
-	ns := r.topo.Namespace(netns)
+// packet where it came in to a namespace. The bool is false when there is none, when
+// that is not certain, and when the packet was not seen to come in.
+func redirect(ctx context.Context, ns *topology.Namespace, rules *ruletrace.Resolver, flow packet.Tuple, seen []capture.Sighting) (ruletrace.Rule, bool, error) {
 	i := slices.IndexFunc(seen, func(s capture.Sighting) bool {
-		return s.Point.NetNS == netns && s.Direction == capture.Ingress && s.Header.Tuple == flow
+		return s.Point.NetNS == ns.Name && s.Direction == capture.Ingress && s.Header.Tuple == flow
 	})
 	if i < 0 {
-		return ruletrace.Rule{}, false // sent from here
+		return ruletrace.Rule{}, false, nil // sent from here
 	}
 	in := ns.Link(seen[i].Point.Interface)
 	if in == nil {
-		return ruletrace.Rule{}, false
+		return ruletrace.Rule{}, false, nil
 	}
-	rule, ok, err := r.resolvers[netns].Redirect(ctx, ruletrace.Arrival{Tuple: flow, Ingress: cmp.Or(in.Bridge, in.Name), Local: ns.Local(flow.Dst) != nil})
-	if err != nil {
-		r.cfg.Log("%s: read which rules would translate the flow: %v", netns, err)
-	}
-	return rule, ok
+	return rules.Redirect(ctx, ruletrace.Arrival{Tuple: flow, Ingress: cmp.Or(in.Bridge, in.Name), Local: ns.Local(flow.Dst) != nil})
 }

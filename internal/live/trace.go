@@ -165,12 +165,13 @@ type tracing struct {
 	checked time.Time // when the source was last looked after
 	gone    string    // what became of it, in a sentence
 
-	tracer   *answer.Tracer
-	sensors  *evidence.Sensors // as last saved
-	extended int               // the flow up to which ways were looked at
-	owners   map[int]answer.Owner
-	failed   error // of Each
-	proxies  proxies
+	tracer    *answer.Tracer
+	sensors   *evidence.Sensors // as last saved
+	extended  int               // the flow up to which ways were looked at
+	owners    map[int]answer.Owner
+	failed    error // of Each
+	proxies   proxies
+	redirects redirects
 }
 
 func newTrace(ctx context.Context, cfg *TraceConfig) (*tracing, error) {
@@ -477,7 +478,7 @@ func (t *tracing) judge(ctx context.Context, now time.Time) {
 		t.snapshot(ctx, due, now)
 	}
 	for _, f := range due {
-		t.explain(f, now, false)
+		t.explain(ctx, f, now, false)
 	}
 	for _, f := range over {
 		t.seen.tell(evidence.Moment{Forgotten: f.Number})
@@ -505,8 +506,9 @@ func (t *tracing) ask(ctx context.Context) {
 }
 
 // explain judges one flow. What went well and is over is let go.
-func (t *tracing) explain(f *traffic.Flow, now time.Time, interrupted bool) {
+func (t *tracing) explain(ctx context.Context, f *traffic.Flow, now time.Time, interrupted bool) {
 	t.sensed()
+	translating := t.translating(ctx, f, now)
 	if !t.told {
 		t.told = true
 		t.seen.tell(evidence.Moment{Engines: &evidence.Engines{Views: t.engines()}})
@@ -515,6 +517,7 @@ func (t *tracing) explain(f *traffic.Flow, now time.Time, interrupted bool) {
 	var row report.Flow
 	t.seen.with(func(tracer *answer.Tracer) {
 		j := tracer.Judgement(f, now, t.owners[f.Number], interrupted)
+		j.Redirects = translating
 		t.cfg.Save.Moment(&evidence.Moment{Time: now, Judgement: &j})
 		row, r = tracer.Judge(f, &j)
 	})
@@ -542,7 +545,7 @@ func (t *tracing) finish(ctx context.Context) {
 		t.snapshot(ctx, all, now)
 	}
 	for _, f := range t.tracer.Left(now) {
-		t.explain(f, now, ctx.Err() != nil || t.over())
+		t.explain(ctx, f, now, ctx.Err() != nil || t.over())
 	}
 	t.sensed()
 	end := &evidence.Ending{Finished: now, Changes: topology.Changes(t.topo, t.handles.Reread())}

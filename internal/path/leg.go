@@ -74,11 +74,13 @@ func hostNetworks(in *Input) []engine.Network {
 }
 
 // rule is the rule of a hit in the report's form.
-func (j *joiner) rule(h *ruletrace.Hit) *report.Rule {
-	if h.NetNS != topology.HostName {
-		return Rule(h.Rule, nil)
+func (j *joiner) rule(h *ruletrace.Hit) *report.Rule { return j.ruleIn(h.NetNS, h.Rule) }
+
+func (j *joiner) ruleIn(netns string, rule ruletrace.Rule) *report.Rule {
+	if netns != topology.HostName {
+		return Rule(rule, nil)
 	}
-	return Rule(h.Rule, j.networks)
+	return Rule(rule, j.networks)
 }
 
 // step is a report step with what the end of the leg is judged by.

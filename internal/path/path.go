@@ -40,6 +40,9 @@ type Input struct {
 	Ledger *Ledger
 	// Networks are Docker's, if it was asked.
 	Networks []engine.Network
+	// Redirects are the rules that translate the destination of such packets today,
+	// by namespaces, where no sensor could tell which one did.
+	Redirects map[string]ruletrace.Rule
 }
 
 // Probe is the packet that was sent, as it is known before it is seen.

@@ -1007,3 +1007,24 @@ func TestRewrittenID(t *testing.T) {
 		t.Errorf("the step does not say %q:\n%s", want, lines)
 	}
 }
+
+// TestRedirected names the rule that translates such packets today, where none was
+// seen to, if it is to what this packet's destination was translated to.
+func TestRedirected(t *testing.T) {
+	for target, named := range map[string]bool{"fd00:1::2": true, "fd00:1::22": false, "fd00:1::3": false} {
+		b := newBed()
+		b.in.Probe = path.Probe{NetNS: "host", Outside: true, Tuple: packet.Tuple{
+			Proto: packet.TCP, Src: netip.MustParseAddr("2001:db8::9"), Dst: netip.MustParseAddr("2001:db8::1"), SrcPort: 5000, DstPort: 8080,
+		}}
+		before, after := header(b.in.Probe.Tuple), header(b.in.Probe.Tuple)
+		before.Flags, before.Seq = packet.SYN, 77
+		after.Flags, after.Seq, after.Tuple.Dst, after.Tuple.DstPort = packet.SYN, 77, netip.MustParseAddr("fd00:1::2"), 80
+		b.see("host/ens192", capture.Ingress, before)
+		b.see("host/br0", capture.Egress, after)
+		b.in.Redirects = map[string]ruletrace.Rule{"host": {Backend: "nft", Family: "ip6", Table: "nat", Chain: "pre", Text: "tcp dport 8080 dnat to [" + target + "]:80"}}
+		got := path.Join(b.in).Translations
+		if len(got) != 1 || (got[0].Rule != nil) != named || named && (got[0].Kind != "dnat" || got[0].Confidence != report.Reconstructed) {
+			t.Errorf("dnat to %s: translations %+v", target, got)
+		}
+	}
+}

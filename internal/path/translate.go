@@ -299,6 +299,9 @@ func (j *joiner) withoutRule(leg string, v *visit, c *change) element {
 		known.Kind = "unknown"
 		s.Text += " (by which rule is not known)"
 	}
+	if leg == "request" && known.Rule == nil {
+		j.redirected(c, v.netns, s, &known)
+	}
 	j.translations = append(j.translations, known)
 	return e
 }
@@ -320,6 +323,34 @@ func (j *joiner) firstRule(c *change, netns string, s *step, known *report.Trans
 			known.Kind, known.Rule, known.Confidence = kind, s.Rule, report.Reconstructed
 			return
 		}
+	}
+}
+
+// redirected names the rule that translates the destination of such packets today, if
+// it is to what the packet's was translated to.
+func (j *joiner) redirected(c *change, netns string, s *step, known *report.Translation) {
+	rule, ok := j.in.Redirects[netns]
+	if !ok || c.field != nat.Destination || c.flow != nil && c.flow.Kind == nat.Existing || !speaksOf(rule.Text, c.after.Dst) {
+		return
+	}
+	s.Rule, s.Confidence = j.ruleIn(netns, rule), report.Reconstructed
+	s.Text = c.text + " (the rule was not seen; it is the one that does this today)"
+	known.Kind, _ = rule.Translation()
+	known.Rule, known.Confidence = s.Rule, report.Reconstructed
+}
+
+// speaksOf reports whether a rule names an address.
+func speaksOf(text string, address netip.Addr) bool {
+	for rest := text; ; {
+		before, after, found := strings.Cut(rest, address.String())
+		if !found {
+			return false
+		}
+		const within = "0123456789abcdef." // the characters of a longer address
+		if !strings.ContainsAny(before[max(0, len(before)-1):], within+":") && !strings.ContainsAny(after[:min(1, len(after))], within) {
+			return true
+		}
+		rest = after
 	}
 }
 
