@@ -10,7 +10,7 @@ import (
 )
 
 // signals end a run.
-var signals = []os.Signal{os.Interrupt, unix.SIGTERM, unix.SIGHUP}
+var signals = []os.Signal{os.Interrupt, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT}
 
 // standIn makes this process be what the demo runs in its networks, and does not
 // return, when it was started for that.

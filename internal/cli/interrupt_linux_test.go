@@ -41,10 +41,11 @@ func terminal(t *testing.T) (master, slave *os.File) {
 func TestExecInterrupted(t *testing.T) {
 	t.Parallel()
 	testenv.Root(t)
-	for _, typed := range []bool{true, false} {
+	for name, signal := range map[string]os.Signal{"typed": nil, "interrupt": os.Interrupt, "quit": unix.SIGQUIT} {
+		typed := signal == nil
 		cmd := program(t, nil, "exec", "--", "sh", "-c", `trap "echo told" INT; echo ready; sleep 3 & wait; sleep 1; echo done`)
 		cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Unshareflags: unix.CLONE_NEWNET}
-		interrupt := func() { _ = cmd.Process.Signal(os.Interrupt) }
+		interrupt := func() { _ = cmd.Process.Signal(signal) }
 		var from io.Reader
 		var slave *os.File
 		if typed {
@@ -84,7 +85,7 @@ func TestExecInterrupted(t *testing.T) {
 		}
 		_ = cmd.Wait()
 		if told := strings.Count(output.String(), "told"); told != 1 || !strings.Contains(output.String(), "done") {
-			t.Errorf("typed: %v, told %d times:\n%s", typed, told, &output)
+			t.Errorf("%s: told %d times:\n%s", name, told, &output)
 		}
 	}
 }
