@@ -39,13 +39,13 @@ type Tracer struct {
 // NewTracer returns the tracer of a trace that begins. The source is in its topology.
 func NewTracer(begin *evidence.Trace) *Tracer {
 	own := Addresses(begin.Run.Topology)
-	return &Tracer{
-		Run: begin.Run, unread: make(map[int]*ruletrace.Hit),
-		Table: traffic.New(traffic.Config{
-			NetNS: begin.Run.Topology.Source, Own: func(a netip.Addr) bool { return own[a] || a.IsLoopback() },
-			Wanted: begin.Wanted.Selects, Older: begin.Older,
-		}),
-	}
+	t := &Tracer{Run: begin.Run, unread: make(map[int]*ruletrace.Hit)}
+	t.Table = traffic.New(traffic.Config{
+		NetNS: begin.Run.Topology.Source, Own: func(a netip.Addr) bool { return own[a] || a.IsLoopback() },
+		Leads:  func(netns string, a netip.Addr) bool { return t.Run.Topology.Leads(netns, a, t.Run.Topology.Source) },
+		Wanted: begin.Wanted.Selects, Older: begin.Older,
+	})
+	return t
 }
 
 // Addresses are those of the source.

@@ -69,7 +69,11 @@ func (o *outlook) ends() (near, far place) {
 // packet.
 func (o *outlook) deaf() bool {
 	near, far := o.ends()
-	return onTopOf(near, far) || onTopOf(far, near) || apart(near, far)
+	if onTopOf(near, far) {
+		own := bridged(far)
+		return own == nil || !own.Up || near.link.Mode != "bridge" // which would answer in the link's place
+	}
+	return onTopOf(far, near) || apart(near, far)
 }
 
 // onTopOf reports whether one link is a macvlan on another.
@@ -86,27 +90,48 @@ func apart(a, b place) bool {
 }
 
 // bridgeMacvlan proposes a macvlan beside one, for the machine that has the link
-// below, with the same address as that has: the two macvlans do hear each other.
+// below, by which the two hear each other. It takes the address that the machine has
+// on that link, and answers nobody else for it (arp_filter). For IPv6 there is no such
+// switch: it would answer the whole network for an address that it has.
 func (s *scene) bridgeMacvlan(upper, lower place, upperAddress, lowerAddress netip.Addr) (string, []string) {
-	name := unusedLink(lower.ns, "macvlan")
-	advice := fmt.Sprintf("Give %s a macvlan of its own on %s, by which it reaches %s:", the(lower.ns.Name), lower.link.Name, the(upper.ns.Name))
-	if !upperAddress.IsValid() || !lowerAddress.IsValid() {
-		return advice[:len(advice)-1] + ".", nil
+	if upper.link.Mode == "passthru" {
+		return fmt.Sprintf("Make %s of %s anew in bridge mode, and give %s a macvlan of its own on %s: beside one in passthru mode there can be no other.",
+			upper.link.Name, the(upper.ns.Name), the(lower.ns.Name), lower.link.Name), nil
 	}
-	withoutDetection := ""
-	if lowerAddress.Is6() {
-		withoutDetection = " nodad" // the link below has the address, too
+	if !upperAddress.Is4() || !lowerAddress.Is4() {
+		return fmt.Sprintf("Give %s a macvlan of its own on %s, in bridge mode and with another address than %s, and let %s use that address.",
+			the(lower.ns.Name), lower.link.Name, lower.link.Name, the(upper.ns.Name)), nil
 	}
-	ip := ipCommand(lowerAddress)
-	below := s.commands(lower.ns.Name, []string{lower.link.Name},
-		fmt.Sprintf("ip link add %s link %s type macvlan mode bridge", name, lower.link.Name),
-		fmt.Sprintf("%s addr add %s/%d dev %s%s", ip, lowerAddress, lowerAddress.BitLen(), name, withoutDetection),
-		fmt.Sprintf("ip link set dev %s up", name),
-		fmt.Sprintf("%s route add %s dev %s", ip, upperAddress, name))
+	var advice, name string
+	var lines []string
+	if own := bridged(lower); own != nil {
+		name, advice = own.Name, fmt.Sprintf("Have %s use its macvlan %s for %s:", the(lower.ns.Name), own.Name, the(upper.ns.Name))
+	} else {
+		name = unusedLink(lower.ns, "macvlan")
+		advice = fmt.Sprintf("Give %s a macvlan of its own on %s, by which it reaches %s:", the(lower.ns.Name), lower.link.Name, the(upper.ns.Name))
+		lines = []string{
+			fmt.Sprintf("ip link add %s link %s type macvlan mode bridge", name, lower.link.Name),
+			fmt.Sprintf("sysctl -w net.ipv4.conf.%s.arp_filter=1", name),
+			fmt.Sprintf("ip addr add %s/32 dev %s", lowerAddress, name),
+		}
+	}
+	lines = append(lines, fmt.Sprintf("ip link set dev %s up", name), fmt.Sprintf("ip route replace %s dev %s", upperAddress, name))
+	below := s.commands(lower.ns.Name, []string{lower.link.Name, name}, lines...)
 	if len(below) == 0 {
 		return advice[:len(advice)-1] + ".", nil
 	}
 	return advice, append(s.intoBridgeMode(upper), below...)
+}
+
+// bridged is a macvlan in bridge mode that the machine with a link has on that link
+// itself; nil when it has none.
+func bridged(lower place) *topology.Link {
+	for i := range lower.ns.Links {
+		if l := &lower.ns.Links[i]; l.Mode == "bridge" && onTopOf(place{lower.ns, l}, lower) {
+			return l
+		}
+	}
+	return nil
 }
 
 // gatewayBelow proposes the gateway of the machine that has the link below, for a

@@ -99,6 +99,9 @@ func (s *scene) unsent() bool {
 // query is the packet as the namespace in which it ended had to route it.
 func (s *scene) query(ns *topology.Namespace) topology.Query {
 	t := s.end.Tuple
+	if d := s.end.Drop; !t.Dst.IsValid() && d != nil {
+		t = d.Header.Tuple // it came to no interface
+	}
 	if !t.Dst.IsValid() {
 		t = s.in.Probe.Tuple
 		t.Dst = s.in.Topology.Target

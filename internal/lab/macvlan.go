@@ -13,6 +13,7 @@ var (
 	macvlanCnt01     = netip.MustParseAddr("203.0.113.11")
 	macvlanCnt02     = netip.MustParseAddr("203.0.113.12")
 	macvlanHostIPv6  = netip.MustParseAddr("fd3c:9e11:7a02:113::1")
+	macvlanElsewhere = netip.MustParseAddr("198.18.7.1") // of the host
 	macvlanCnt01IPv6 = netip.MustParseAddr("fd3c:9e11:7a02:113::11")
 )
 
@@ -98,11 +99,22 @@ func macvlanFaults() []Fault {
 			apply:   atDevices("netdev", hook, "accept", "eth0"),
 		}
 	}
+	answer := isolated("answer-from-host", HostName, "the container asks another address of its host by way of the gateway, and the host answers directly", patiently(pinging("cnt01", macvlanElsewhere)))
+	answer.outcome = stopped("MACVLAN_ISOLATED").onReply()
+	answer.apply = func(host *node, _ Rule) {
+		host.addr("lo", macvlanElsewhere.String()+"/32")
+		internet := host.nodes["internet"]
+		internet.route(macvlanElsewhere.String()+"/32", lanHost.String(), "eth0")
+		internet.sysctl("net/ipv4/ip_forward", "1")
+		internet.sysctl("net/ipv4/conf/all/send_redirects", "0")
+		internet.sysctl("net/ipv4/conf/eth0/send_redirects", "0")
+	}
 	return []Fault{
+		answer,
 		isolated("to-host", "cnt01", "the container asks its own host, which a macvlan on the host's uplink never reaches", patiently(pinging("cnt01", lanHost))),
-		isolated("to-host-ipv6", "cnt01", "the same over IPv6", patiently(pinging("cnt01", macvlanHostIPv6))),
+		isolated("to-host-ipv6", "cnt01", "the same over IPv6", patiently(pinging("cnt01", macvlanHostIPv6))).noFix(),
 		isolated("from-host", HostName, "the host asks the container", patiently(pinging(HostName, macvlanCnt01))),
-		isolated("from-host-ipv6", HostName, "the same over IPv6", patiently(pinging(HostName, macvlanCnt01IPv6))),
+		isolated("from-host-ipv6", HostName, "the same over IPv6", patiently(pinging(HostName, macvlanCnt01IPv6))).noFix(),
 		private,
 		change("host-as-gateway", "cnt01", "the container's default route leads to its own host", unsent("MACVLAN_ISOLATED"), "route replace default via "+lanHost.String()),
 		change("uplink-down", HostName, "the uplink, on which the macvlans are, is down", unsent("LINK_DOWN"), "link set dev eth0 down"),

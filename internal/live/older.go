@@ -29,7 +29,7 @@ func (r *run) lookUp(ctx context.Context) {
 	var asking sync.WaitGroup
 	for _, s := range r.stations {
 		asking.Go(func() {
-			older := s.older(seen)
+			older := s.older(seen, r.seen.probes.carriesNonce)
 			for _, f := range older {
 				r.seen.event(nat.Event{Kind: nat.Existing, Flow: f})
 			}

@@ -68,6 +68,9 @@ func quiet(t *testing.T, n *lab.Network, want answer, connect bool) {
 			cfg = connection(n, n.Scenario.Source, netip.AddrPortFrom(n.Scenario.Target, 53).String())
 		}
 		r := trace(t, n, cfg)
+		if id := echoID(r); !connect && 0 < id && id <= othersIDs {
+			continue // conntrack takes the ping for one of theirs
+		}
 		if lossy(r) {
 			if problems := accusations(r); len(problems) > 0 || r.Verdict.Outcome != report.Replied && r.Verdict.Outcome != report.Inconclusive {
 				t.Errorf("with a loss: %s, %s, %q", r.Verdict.Outcome, r.Verdict.Code, problems)
@@ -83,6 +86,16 @@ func quiet(t *testing.T, n *lab.Network, want answer, connect bool) {
 		return
 	}
 	t.Errorf("a sensor lost something in each of %d runs", attempts)
+}
+
+// othersIDs is how many ids the pings of others have, from 1 on.
+const othersIDs = 50
+
+// echoID is the id of the ping that a report is about, 0 when it is about none.
+func echoID(r *report.Report) (id int) {
+	_, echo, _ := strings.Cut(r.Request.Packet, " echo id ")
+	_, _ = fmt.Sscanf(echo, "%d", &id)
+	return id
 }
 
 // other is the address that others may not reach: another of the target's
@@ -189,7 +202,7 @@ func pings(ctx context.Context, n *lab.Network, packets int) error {
 	pace := time.NewTicker(2 * time.Millisecond)
 	defer pace.Stop()
 	for i := range packets {
-		echo, err := (&icmp.Message{Type: kind, Body: &icmp.Echo{ID: 1 + i%50, Seq: 1 + i%3, Data: make([]byte, 56)}}).Marshal(nil)
+		echo, err := (&icmp.Message{Type: kind, Body: &icmp.Echo{ID: 1 + i%othersIDs, Seq: 1 + i%3, Data: make([]byte, 56)}}).Marshal(nil)
 		if err != nil {
 			return err
 		}

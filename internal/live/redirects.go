@@ -5,8 +5,10 @@ package live
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
 
+	"github.com/pathtrace/pathtrace/capture"
 	"github.com/pathtrace/pathtrace/internal/answer"
 	"github.com/pathtrace/pathtrace/internal/traffic"
 	"github.com/pathtrace/pathtrace/packet"
@@ -15,18 +17,32 @@ import (
 
 const (
 	// redirectAge is how old the answer may be which rule translates the destination
-	// of what others open, redirectPace how often the rules are read for that, and
-	// maxRedirects how many answers are kept.
-	redirectAge  = 5 * time.Second
-	redirectPace = 500 * time.Millisecond
-	maxRedirects = 1 << 10
+	// of what others open, and maxRedirects how many answers are kept. The rules are
+	// read for that redirectBurst times, and again one time each redirectPace.
+	redirectAge   = 5 * time.Second
+	redirectPace  = 500 * time.Millisecond
+	redirectBurst = 16
+	maxRedirects  = 1 << 10
 )
 
 // redirects are the rules that translate the destinations of flows which others open
 // to the source.
 type redirects struct {
 	known map[redirectKey]redirected
-	read  time.Time
+	// spent is until when the rules would have been read at their pace.
+	spent time.Time
+}
+
+// allowed reports whether the rules may be read once more.
+func (r *redirects) allowed(now time.Time) bool {
+	if r.spent.Before(now) {
+		r.spent = now
+	}
+	if r.spent.Sub(now) > (redirectBurst-1)*redirectPace {
+		return false
+	}
+	r.spent = r.spent.Add(redirectPace)
+	return true
 }
 
 // redirectKey is what tells apart the packets that rules treat differently, but for
@@ -47,28 +63,29 @@ type redirected struct {
 // translating is the rule that translates the destination of a flow's first packet
 // today, by the namespace that it came in to, where the flow is one that others opened
 // to another address than the source's: tracing begins behind that rule. It is empty
-// where there is none, that is not certain, or the rules were read a moment ago.
+// where there is none, that is not certain, or the rules were read too often.
 func (t *tracing) translating(ctx context.Context, f *traffic.Flow, now time.Time) map[string]ruletrace.Rule {
 	if !f.Inbound || f.Existing {
 		return nil
 	}
-	var tuple packet.Tuple
-	var netns string
 	var e traffic.Evidence
-	t.seen.with(func(*answer.Tracer) {
-		p := f.Probes(t.topo.Source)[0]
-		if netns, tuple = p.NetNS, p.Tuple; p.Outside && tuple.Dst != f.Tuple.Dst {
-			e = f.Evidence()
-		}
+	t.seen.with(func(*answer.Tracer) { e = f.Evidence() })
+	i := slices.IndexFunc(e.Sightings, func(s capture.Sighting) bool {
+		to := s.Header.Tuple
+		return s.Direction == capture.Ingress && to.Src == f.Tuple.Src && to.SrcPort == f.Tuple.SrcPort && to.Dst != f.Tuple.Dst
 	})
+	if i < 0 {
+		return nil
+	}
+	netns, tuple := e.Sightings[i].Point.NetNS, e.Sightings[i].Header.Tuple
 	ns, rules := t.topo.Namespace(netns), t.resolvers[netns]
-	if len(e.Sightings) == 0 || ns == nil || rules == nil {
+	if ns == nil || rules == nil {
 		return nil
 	}
 	r, key := &t.redirects, redirectKey{netns: netns, from: tuple.Src, to: tuple.Dst, port: tuple.DstPort, proto: tuple.Proto}
 	found, fresh := r.known[key]
 	if !fresh || now.Sub(found.at) > redirectAge {
-		if now.Sub(r.read) < redirectPace {
+		if !r.allowed(now) {
 			return nil
 		}
 		ctx, cancel := reading(ctx)
@@ -81,7 +98,7 @@ func (t *tracing) translating(ctx context.Context, f *traffic.Flow, now time.Tim
 		if r.known == nil || len(r.known) >= maxRedirects {
 			r.known = make(map[redirectKey]redirected)
 		}
-		r.known[key], r.read = found, now
+		r.known[key] = found
 	}
 	if !found.ok {
 		return nil

@@ -236,15 +236,26 @@ func (s *station) resync(ctx context.Context, to sink) {
 
 // older asks for the flows that packets of the probes belong to here and of
 // whose beginning no event told although none was lost.
-func (s *station) older(seen path.Input) []nat.Flow {
+func (s *station) older(seen path.Input, own func(*packet.Header) bool) []nat.Flow {
 	if s.socket == nil || s.overruns > 0 || s.reason(sensorConntrack) != nil {
 		return nil
 	}
+	// What others send to the target at the same time comes last.
+	sightings := slices.Clone(seen.Sightings)
+	slices.SortStableFunc(sightings, func(a, b capture.Sighting) int {
+		switch mine := own(&a.Header); {
+		case mine == own(&b.Header):
+			return 0
+		case mine:
+			return -1
+		}
+		return 1
+	})
 	var asked []packet.Tuple
 	var found []nat.Flow
-	for i := range seen.Sightings {
-		t := seen.Sightings[i].Header.Tuple
-		if seen.Sightings[i].Point.NetNS != s.name || seen.Sightings[i].Header.IsICMPError() || slices.Contains(asked, t) || len(asked) == maxLookUps {
+	for i := range sightings {
+		t := sightings[i].Header.Tuple
+		if sightings[i].Point.NetNS != s.name || sightings[i].Header.IsICMPError() || slices.Contains(asked, t) || len(asked) == maxLookUps {
 			continue
 		}
 		asked = append(asked, t)

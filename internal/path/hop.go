@@ -36,7 +36,8 @@ func (j *joiner) hop(s *capture.Sighting) report.Hop {
 	return hop
 }
 
-// origin is the hop of a packet that has not reached an interface yet.
+// origin is the hop of a packet that has not reached an interface yet, or was not
+// seen at the one by which it came in.
 func (j *joiner) origin(t *trail, netns string, all []element) report.Hop {
 	hop := report.Hop{NetNS: netns, Role: string(capture.RoleOther), Direction: capture.Egress.String(), Tuple: ReportTuple(t.seed.Tuple), Steps: []report.Step{}, Evidence: []string{}}
 	for i := range all {
@@ -46,6 +47,12 @@ func (j *joiner) origin(t *trail, netns string, all []element) report.Hop {
 		}
 		if tuple, ok := all[i].tuple(); ok {
 			hop.Tuple = ReportTuple(tuple)
+			break
+		}
+	}
+	for i := range all {
+		if s := all[i].step; s != nil && s.hit != nil && s.hit.Ingress != "" { // it came in, unseen
+			hop.Interface, hop.Direction = s.hit.Ingress, capture.Ingress.String()
 			break
 		}
 	}

@@ -18,23 +18,28 @@ const maxKnocks = 1 << 10
 // the rule did with it may not be known yet.
 func (t *Table) knock(netns string, s *stray) {
 	h := s.header()
-	if !t.cfg.Older || netns == t.cfg.NetNS || !t.cfg.Own(h.Tuple.Dst) || t.cfg.Own(h.Tuple.Src) || !knocks(h) {
+	if !t.cfg.Older || netns == t.cfg.NetNS || h.Tuple.Dst.IsLoopback() || !t.cfg.Own(h.Tuple.Dst) || t.cfg.Own(h.Tuple.Src) || !knocks(s) {
 		return
+	}
+	if t.cfg.Leads != nil && !t.cfg.Leads(netns, h.Tuple.Dst) {
+		return // the address is another machine's there
 	}
 	if len(t.knocks) == maxKnocks {
 		t.knocks = slices.Delete(t.knocks, 0, 1)
+		t.unfollowed.flows++
 	}
 	t.knocks = append(t.knocks, s)
 }
 
-// knocks reports whether a packet asks for something, and answers nothing, as far as
-// that can be told.
-func knocks(h *packet.Header) bool {
+// knocks reports whether a packet asks for something and answers nothing. Of a
+// datagram only conntrack knows that.
+func knocks(s *stray) bool {
+	h := s.header()
 	switch h.Tuple.Proto {
 	case packet.TCP:
 		return h.Flags&(packet.SYN|packet.ACK|packet.RST) == packet.SYN
 	case packet.UDP:
-		return h.FragmentOffset == 0
+		return h.FragmentOffset == 0 && s.hit != nil && s.hit.ConntrackID != 0 && !s.hit.Reply
 	case packet.ICMP:
 		return h.Tuple.ICMPType == packet.EchoRequest && h.FragmentOffset == 0
 	}
@@ -65,10 +70,12 @@ func (t *Table) Admit(until time.Time) bool {
 		return boolInt(a.content == (content{})) - boolInt(b.content == (content{}))
 	})
 	for _, s := range all {
-		if s.taken || s.hit != nil && s.hit.Verdict != ruletrace.Drop && s.hit.Verdict != ruletrace.Reject {
+		if s.claimed || s.hit != nil && s.hit.Verdict != ruletrace.Drop && s.hit.Verdict != ruletrace.Reject {
 			continue
 		}
-		t.open(*s.header(), s.at, s.keys[0], true)
+		if f := t.open(*s.header(), s.at, s.keys[0], true); f != nil && !s.claimed {
+			t.adopt(f, s) // it had to make room for others
+		}
 	}
 	return len(all) > 0
 }

@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -22,7 +23,7 @@ func TestKnock(t *testing.T) {
 		before, after := tcp(other, host, 5000, 8080), tcp(other, own, 5000, 80)
 		syn := segment(before, packet.SYN, 100, 0, 0)
 		translated, cut := syn, packet.Header{Version: 4, Tuple: after, HeaderCut: true}
-		translated.Tuple = after
+		translated.Tuple, translated.HeaderCut = after, true // as nft's traces are
 		b.see("host", "up", capture.Ingress, syn)
 		b.meet("host", ruletrace.Forward, translated).Verdict = ruletrace.Drop
 		b.later = append(b.later, delivery{"drops", func() {
@@ -65,8 +66,16 @@ func TestKnockUnseen(t *testing.T) {
 // TestNoKnock keeps what is no flow of others from counting as one.
 func TestNoKnock(t *testing.T) {
 	query := packet.Tuple{Proto: packet.UDP, Src: own, SrcPort: 4000, Dst: far, DstPort: 53}
-	dropped := func(b *bed, netns string, h packet.Header) {
-		b.meet(netns, ruletrace.Forward, h).Verdict = ruletrace.Drop
+	dropped := func(b *bed, netns string, h packet.Header) *ruletrace.Hit {
+		hit := b.meet(netns, ruletrace.Forward, h)
+		hit.Verdict, hit.ConntrackID = ruletrace.Drop, 7
+		return hit
+	}
+	b := newBed(Config{Older: true})
+	dropped(b, "host", datagram(query.Inverse(), "a question itself"))
+	b.flush()
+	if b.Admit(start.Add(time.Second)); len(b.Flows()) != 1 {
+		t.Error("a datagram that conntrack takes for a new flow counts as none")
 	}
 	for name, tt := range map[string]struct {
 		cfg  Config
@@ -78,6 +87,18 @@ func TestNoKnock(t *testing.T) {
 			dropped(b, "host", datagram(query.Inverse(), "an answer to it"))
 			b.see("cnt", "eth0", capture.Egress, datagram(query, "a question"))
 		}, 1},
+		"the answer to an older flow": {Config{Older: true}, func(b *bed) {
+			dropped(b, "host", datagram(query.Inverse(), "an answer to it")).Reply = true
+		}, 0},
+		"what conntrack knows nothing of": {Config{Older: true}, func(b *bed) {
+			dropped(b, "host", datagram(query.Inverse(), "an answer, or not")).ConntrackID = 0
+		}, 0},
+		"to its own loopback address": {Config{Older: true}, func(b *bed) {
+			dropped(b, "host", segment(tcp(host, netip.MustParseAddr("127.0.0.1"), 1, 80), packet.SYN, 1, 0, 0))
+		}, 0},
+		"to another machine with the address": {Config{Older: true, Leads: func(netns string, a netip.Addr) bool { return netns != "host" || a != own }}, func(b *bed) {
+			dropped(b, "host", segment(tcp(other, own, 1, 80), packet.SYN, 1, 0, 0))
+		}, 0},
 		"the answer to a connection": {Config{Older: true}, func(b *bed) {
 			dropped(b, "host", segment(tcp(other, own, 443, 4000), packet.SYN|packet.ACK, 1, 2, 0))
 		}, 0},

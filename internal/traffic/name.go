@@ -84,7 +84,7 @@ func contentOf(h *packet.Header) content {
 	c := content{proto: h.Tuple.Proto, length: h.PayloadLength}
 	switch h.Tuple.Proto {
 	case packet.TCP:
-		if !h.Flags.Has(packet.SYN) || h.HeaderCut {
+		if !h.Flags.Has(packet.SYN) || h.HeaderCut && h.Seq == 0 { // nft's traces have no options
 			return content{}
 		}
 		c.kind, c.number, c.length = uint8(h.Flags&(packet.SYN|packet.ACK)), h.Seq, 0

@@ -17,7 +17,9 @@ type stray struct {
 	keys    []packet.Tuple
 	content content
 	at      time.Time
-	taken   bool
+	// taken says that it is in the indexes no more, claimed that a flow has it, or it
+	// is others' for sure.
+	taken, claimed bool
 
 	sighting *capture.Sighting
 	event    *nat.Event
@@ -131,6 +133,7 @@ func shorten[K comparable](index map[K][]*stray, key K, one *stray) {
 func (s *strays) take(key packet.Tuple) []*stray {
 	all := s.byName[key]
 	for _, one := range all {
+		one.claimed = true
 		s.remove(one)
 	}
 	return all

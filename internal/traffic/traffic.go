@@ -26,6 +26,10 @@ type Config struct {
 	NetNS string
 	// Own reports whether an address is one of the source's.
 	Own func(netip.Addr) bool
+	// Leads reports whether a namespace sends what is for an address of the source's
+	// to the source: the same private address may be another machine's there. nil is
+	// for always.
+	Leads func(netns string, a netip.Addr) bool
 	// Wanted says which flows are followed, by the tuple that their first packet
 	// has at the source; nil means all. The others are not even counted.
 	Wanted func(packet.Tuple) bool

@@ -60,7 +60,7 @@ type delivery struct {
 }
 
 func newBed(cfg Config) *bed {
-	cfg.NetNS, cfg.Own = "cnt", func(a netip.Addr) bool { return a == own }
+	cfg.NetNS, cfg.Own = "cnt", func(a netip.Addr) bool { return a == own || a.IsLoopback() }
 	return &bed{Table: New(cfg)}
 }
 
