@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -206,9 +207,8 @@ func cleanupJournal(path string) ([]string, error) {
 	defer ns.Close() //nolint:errcheck // read-only descriptor
 	var done []string
 	err = ns.Do(func() error {
-		if portID, held := groupPort(); held {
-			pid, process := socketOwner(portID)
-			return fmt.Errorf("nothing restored in %s: NFLOG group 0 is in use by %s (pid %d)", j.Name, process, pid)
+		if err := awaitGroup(); err != nil {
+			return fmt.Errorf("nothing restored in %s: %w", j.Name, err)
 		}
 		files, err := openLogFiles()
 		if err != nil {
@@ -232,6 +232,23 @@ func cleanupJournal(path string) ([]string, error) {
 		done = []string{fmt.Sprintf("removed %s: nothing of it was left in %s", path, j.Name)}
 	}
 	return done, os.Remove(path)
+}
+
+// awaitGroup waits until nobody has NFLOG group 0. A process that is just ending has
+// it for a moment, and cannot be found any more.
+func awaitGroup() error {
+	for deadline := time.Now().Add(time.Second); ; time.Sleep(20 * time.Millisecond) {
+		portID, held := groupPort()
+		if !held {
+			return nil
+		}
+		if pid, process := socketOwner(portID); pid != 0 {
+			return fmt.Errorf("NFLOG group 0 is in use by %s (pid %d)", process, pid)
+		}
+		if time.Now().After(deadline) {
+			return errors.New("NFLOG group 0 is in use by a process that cannot be seen from here")
+		}
+	}
 }
 
 // findNamespace looks for the journal's namespace wherever one can be held: by

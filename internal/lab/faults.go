@@ -20,7 +20,8 @@ type Fault struct {
 	Probe *Probe
 	// NoFix says that no command on the visible machines mends it.
 	NoFix bool
-	// Root says that only root can make it, outside of user namespaces.
+	// Root says that only root can make it, or see what comes of it, outside of user
+	// namespaces.
 	Root bool
 	// tools are the programs that it takes beside those of the scenario.
 	tools []string

@@ -100,6 +100,7 @@ func macvlanFaults() []Fault {
 		}
 	}
 	answer := isolated("answer-from-host", HostName, "the container asks another address of its host by way of the gateway, and the host answers directly", patiently(pinging("cnt01", macvlanElsewhere)))
+	answer.Root = true // without the kernel's drops the answer is seen nowhere
 	answer.outcome = stopped("MACVLAN_ISOLATED").onReply()
 	answer.apply = func(host *node, _ Rule) {
 		host.addr("lo", macvlanElsewhere.String()+"/32")

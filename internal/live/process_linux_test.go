@@ -277,11 +277,11 @@ func testCleanup(t *testing.T, n *lab.Network, clean func(*testing.T)) {
 		}
 		return ""
 	})
-	guards := 0
+	guards, guard := 0, ""
 	for _, process := range inside(t, n.Host.ID()) {
 		pid, words, _ := strings.Cut(process, " ")
 		if number, err := strconv.Atoi(pid); err == nil && strings.HasPrefix(words, "pathtrace-nflog-guard") {
-			guards++
+			guards, guard = guards+1, pid+" "
 			if err := syscall.Kill(number, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
@@ -291,6 +291,14 @@ func testCleanup(t *testing.T, n *lab.Network, clean func(*testing.T)) {
 		t.Fatal(err)
 	}
 	p.wait(t)
+	eventually(t, "no guard", func() string { // it has the group until it has ended
+		for _, process := range inside(t, n.Host.ID()) {
+			if guard != "" && strings.HasPrefix(process, guard) {
+				return process
+			}
+		}
+		return ""
+	})
 	if left := read(t, n.Host, setting); guards != 1 || left == before {
 		t.Fatalf("%d guards were killed, and %s is %s", guards, setting, left)
 	}
