@@ -102,8 +102,9 @@ func TestExecDocker(t *testing.T) {
 
 func TestExecPodman(t *testing.T) {
 	podman := machine(t).Podman()
-	podman.Container("cnt01", "--network=none", "--user=65534", "--env=PLACE=inside")
-	testExec(t, "podman", Config{Container: "cnt01", Engine: dockerEngine, DockerHost: podman.Host})
+	name := unique("exec")
+	podman.Container(name, "--network=none", "--user=65534", "--env=PLACE=inside")
+	testExec(t, "podman", Config{Container: name, Engine: dockerEngine, DockerHost: podman.Host})
 }
 
 func TestExecContainerd(t *testing.T) {

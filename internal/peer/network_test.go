@@ -67,8 +67,12 @@ func trace(t *testing.T, m *peer.Machine, args ...string) *report.Report {
 	t.Helper()
 	const file = "/tmp/report.json"
 	output, failed := m.Try("pathtrace", slices.Concat(args[:1], []string{"--timeout", "2s", "--output", "json", "--report", file}, args[1:])...)
+	written, missing := m.Try("cat", file)
+	if missing != nil {
+		t.Fatalf("pathtrace %q: no report: %v\n%s", args, failed, output)
+	}
 	var r report.Report
-	if err := json.Unmarshal([]byte(m.Run("cat", file)), &r); err != nil {
+	if err := json.Unmarshal([]byte(written), &r); err != nil {
 		t.Fatalf("pathtrace %q: %v, %v\n%s", args, failed, err, output)
 	}
 	m.Run("rm", file)
