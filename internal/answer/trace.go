@@ -196,6 +196,9 @@ func opened(run *evidence.Run, f *traffic.Flow) *report.Report {
 	own.Topology, own.After = towards(run.Topology, tuple.Dst), towards(run.After, tuple.Dst)
 	r := Report(&own)
 	v := &r.Verdict
+	if sent := sentTo(&own, &probe); sent != "" {
+		v.Summary = strings.TrimSpace(strings.TrimSpace(strings.Replace(v.Summary, diagnose.Untranslated, "", 1)) + " " + sent)
+	}
 	if v.Outcome != report.Replied {
 		return r
 	}
@@ -210,6 +213,18 @@ func opened(run *evidence.Run, f *traffic.Flow) *report.Report {
 	}
 	v.Summary = strings.TrimSpace(fmt.Sprintf("%s opened the flow, and the answer went to %s. %s", tuple.Source(), where, v.Summary))
 	return r
+}
+
+// sentTo says where a packet was sent to that left its sender with another destination:
+// conntrack there knows, and no rule or packet shows it. It is empty for any other.
+func sentTo(run *evidence.Run, probe *path.Probe) string {
+	for i := range run.Events {
+		f := &run.Events[i].Flow
+		if !probe.Outside && f.NetNS == probe.NetNS && f.Reply.Inverse() == probe.Tuple && f.Original.Src == probe.Tuple.Src && f.Original != probe.Tuple {
+			return fmt.Sprintf("It was sent to %s and translated before it left (DNAT; the rule was not seen).", f.Original.Destination())
+		}
+	}
+	return ""
 }
 
 // turn makes the report about a packet of the far end's one about the reply. What

@@ -74,6 +74,9 @@ const (
 	Inconclusive     = "INCONCLUSIVE"
 )
 
+// Untranslated is said of a packet that kept its addresses on all of its way.
+const Untranslated = "No address was translated on the way."
+
 // neighbourPatience is a little more than the time for which the kernel keeps a
 // packet whose next hop does not answer: three solicitations, a second apart
 // (net.*.neigh.default.mcast_solicit and retrans_time_ms).
@@ -368,7 +371,7 @@ func translationWords(all []report.Translation) string {
 		}
 	}
 	if len(parts) == 0 {
-		return "No address was translated on the way."
+		return Untranslated
 	}
 	return capital(strings.Join(parts, "; ")) + "."
 }
@@ -617,6 +620,9 @@ func beyond(in *Input, outcome report.Outcome) string {
 	end := &in.Path.Request.End
 	if end.Kind != path.Left || outcome == report.Lost || outcome == report.Replied && end.NetNS == topology.HostName {
 		return ""
+	}
+	if end.FrameFor != "" {
+		return fmt.Sprintf("The request was last seen %s.", taken(end))
 	}
 	words := horizon(in)
 	if words == notVisible {

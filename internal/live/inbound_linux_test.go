@@ -67,6 +67,18 @@ func TestFollowOpened(t *testing.T) {
 			},
 			phrase: "The request was rejected on the host in forward",
 		},
+		"answer dropped by the source": {
+			probe: published, netns: "cnt01", rule: "-A OUTPUT -p tcp --sport 80 -j DROP",
+			want: verdict{
+				Outcome: report.Dropped, Leg: "reply", Code: "FILTER_DROP", NetNS: "cnt01", Hook: "output", Confidence: report.Observed,
+				Rule: "[iptables-nft ip filter OUTPUT] -A OUTPUT -p tcp -m tcp --sport 80 -j DROP", Request: dockerThere[1:],
+			},
+			phrase: "The answer was dropped in cnt01 in output",
+		},
+		"from the host to the published port": {
+			probe: lab.Probe{Kind: "tcp", Source: "host", Target: netip.MustParseAddr("203.0.113.1"), Port: 8080},
+			want:  answeredAt("host", near, nearBack), phrase: "the answer went to host. It was sent to 203.0.113.1:8080 and translated before it left",
+		},
 		"from the host": {
 			probe: lab.Probe{Kind: "tcp", Source: "host", Target: netip.MustParseAddr("172.17.0.2"), Port: 80},
 			want:  answeredAt("host", near, nearBack), phrase: "172.17.0.1:",
@@ -91,7 +103,7 @@ func TestFollowOpened(t *testing.T) {
 			})
 			got := shorten(r)
 			tt.want.Translations = nil
-			if tt.probe.Target == published.Target { // the rule is not traced, and found afterwards
+			if tt.probe.Target == published.Target && tt.probe.Source == "client" { // the rule is not traced, and found afterwards
 				tt.want.Translations = []string{
 					"request reconstructed dnat host prerouting destination 203.0.113.1:8080 → 172.17.0.2:80 [iptables-nft ip nat DOCKER] -A DOCKER ! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80",
 				}

@@ -545,7 +545,8 @@ func (t *tracing) finish(ctx context.Context) {
 		t.snapshot(ctx, all, now)
 	}
 	for _, f := range t.tracer.Left(now) {
-		t.explain(ctx, f, now, ctx.Err() != nil || t.over())
+		early := t.cfg.Each != nil && now.Sub(f.Began) < t.cfg.Patience // nobody waited for an answer
+		t.explain(ctx, f, now, ctx.Err() != nil || t.over() || early)
 	}
 	t.sensed()
 	end := &evidence.Ending{Finished: now, Changes: topology.Changes(t.topo, t.handles.Reread())}

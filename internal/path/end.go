@@ -59,8 +59,11 @@ func expected(request, reply *trail) netip.AddrPort {
 // unexpected reports whether an answer that ended so reached the prober, or a
 // rule of its namespace, with a source that is not the target, although the request went out to the target
 // and to nothing that the prober's own namespace translates back.
-func unexpected(probe Probe, request *trail, end *End) bool {
-	from := end.Tuple
+func unexpected(in *Input, request *trail, end *End) bool {
+	probe, from := &in.Probe, end.Tuple
+	if slices.ContainsFunc(in.Events, func(e nat.Event) bool { return e.Flow.NetNS == end.NetNS && e.Flow.Original == from.Inverse() }) {
+		return false // it was sent to that address, and to another one only since it was translated here
+	}
 	if end.Kind != Delivered && end.Kind != Dropped || end.NetNS != probe.NetNS || !unicast(probe.Tuple.Dst) {
 		return false
 	}
@@ -146,8 +149,9 @@ func (j *joiner) end(v *visit, all []element) End {
 		}
 	case passesBy(last, j.in.Topology):
 		to := last.Header.EtherDst.String()
-		if slices.ContainsFunc(above(last.Point, j.in.Topology), func(l *topology.Link) bool { return l.MAC == to }) {
-			end.Next = "the link above it"
+		end.Parked = false
+		if netns := bearer(last.Point, j.in.Topology, to); netns != "" && j.in.Inside[netns] {
+			end.Next, end.NextNetNS = "the link above it", netns
 			return end
 		}
 		// Nobody who can be seen has that address.

@@ -52,7 +52,7 @@ func (j *joiner) origin(t *trail, netns string, all []element) report.Hop {
 	}
 	for i := range all {
 		if s := all[i].step; s != nil && s.hit != nil && s.hit.Ingress != "" { // it came in, unseen
-			hop.Interface, hop.Direction = s.hit.Ingress, capture.Ingress.String()
+			hop.Direction = capture.Ingress.String()
 			break
 		}
 	}

@@ -29,7 +29,7 @@ func Join(in Input) *Path {
 		p.Answer = j.answer(kind, &reply)
 		if kind != Error {
 			p.Answer.Expected = expected(&request, &reply)
-			p.Answer.Unexpected = unexpected(in.Probe, &request, &p.Reply.End)
+			p.Answer.Unexpected = unexpected(&in, &request, &p.Reply.End)
 		}
 	}
 	switch {

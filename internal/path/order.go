@@ -136,6 +136,20 @@ func above(p capture.Point, topo *topology.Snapshot) []*topology.Link {
 	return all
 }
 
+// bearer is the namespace that has the link above a point with a hardware address,
+// empty when none that is known of has.
+func bearer(p capture.Point, topo *topology.Snapshot, mac string) string {
+	for i := range topo.Namespaces {
+		n := &topo.Namespaces[i]
+		if slices.ContainsFunc(n.Links, func(l topology.Link) bool {
+			return l.MAC == mac && l.Lower != nil && l.Lower.NetNS == p.NetNS && l.Lower.Interface == p.Interface
+		}) {
+			return n.Name
+		}
+	}
+	return ""
+}
+
 // visit is one stay of a packet in a namespace.
 type visit struct {
 	netns     string

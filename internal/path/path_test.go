@@ -788,6 +788,11 @@ func TestMacvlan(t *testing.T) {
 	if end := got.Reply.End; end.Kind != path.Vanished || end.Next != "the link above it" {
 		t.Errorf("got end %+v, want vanished below the macvlan", end)
 	}
+	b.in.Inside["mv"] = false
+	if end := path.Join(b.in).Reply.End; end.Kind != path.Left || end.FrameFor != "02:00:00:00:00:aa" || end.Parked {
+		t.Errorf("got end %+v, want left for a macvlan in which nobody looked", end)
+	}
+	b.in.Inside["mv"] = true
 	b.see("mv/eth0", capture.Ingress, answer, "02:00:00:00:00:aa")
 	want = []string{
 		"gateway/zTrust egress " + targetAddr, "host/ens192 ingress " + targetAddr, "mv/eth0 ingress " + targetAddr, "end: delivered",

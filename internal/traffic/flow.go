@@ -289,6 +289,7 @@ func (f *Flow) opening() path.Probe {
 	switch {
 	case first != nil:
 		p.NetNS, p.Outside, p.Tuple = first.Point.NetNS, first.Direction == capture.Ingress, first.Header.Tuple
+		p.Nonce = bytes.Clone(first.Header.Payload)
 	case len(f.hits) > 0: // it ended where no packet was seen
 		p.NetNS, p.Outside = f.hits[0].NetNS, true
 	case len(f.drops) > 0:

@@ -73,8 +73,15 @@ func (t *Table) Admit(until time.Time) bool {
 		if s.claimed || s.hit != nil && s.hit.Verdict != ruletrace.Drop && s.hit.Verdict != ruletrace.Reject {
 			continue
 		}
-		if f := t.open(*s.header(), s.at, s.keys[0], true); f != nil && !s.claimed {
+		f := t.open(*s.header(), s.at, s.keys[0], true)
+		if f == nil {
+			continue
+		}
+		if !s.claimed {
 			t.adopt(f, s) // it had to make room for others
+		}
+		for _, key := range t.strays.before(s) {
+			t.learn(f, key)
 		}
 	}
 	return len(all) > 0

@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -46,6 +47,51 @@ func TestKnock(t *testing.T) {
 		if p := f.Probes("cnt")[0]; !f.Inbound || p.NetNS != "host" || !p.Outside || p.Tuple != before {
 			t.Errorf("seed %d: inbound %v, followed from %+v", seed, f.Inbound, p)
 		}
+	}
+}
+
+// TestKnocksAlike drops datagrams that are all alike: each has its own way in.
+func TestKnocksAlike(t *testing.T) {
+	b := newBed(Config{Older: true})
+	for port := range uint16(3) {
+		before := datagram(packet.Tuple{Proto: packet.UDP, Src: other, SrcPort: 5000 + port, Dst: host, DstPort: 5353}, "the same question")
+		before.IPID = 100 + uint32(port)
+		after := before
+		after.Tuple.Dst, after.Tuple.DstPort = own, 53
+		b.see("host", "up", capture.Ingress, before)
+		hit := b.meet("host", ruletrace.Forward, after)
+		hit.Verdict, hit.ConntrackID = ruletrace.Drop, uint32(port)+1
+	}
+	b.flush()
+	b.Admit(start.Add(time.Second))
+	if len(b.Flows()) != 3 {
+		t.Fatalf("%d flows", len(b.Flows()))
+	}
+	for i, f := range b.Flows() {
+		want := []string{fmt.Sprintf("host/up ingress %s:%d → %s:5353", other, 5000+i, host), "0 events, 1 hits, 0 drops"}
+		if diff := cmp.Diff(want, seen(f)); diff != "" {
+			t.Errorf("flow %d (-want +got):\n%s", i+1, diff)
+		}
+	}
+}
+
+// TestAnswerOpensNothing is told of the source's answer to a connection before the
+// connection's own first packet, and again after the flow was given up.
+func TestAnswerOpensNothing(t *testing.T) {
+	b := newBed(Config{Older: true})
+	there := tcp(other, own, 5000, 80)
+	syn, answer := segment(there, packet.SYN, 1, 0, 0), segment(there.Inverse(), packet.SYN|packet.ACK, 9, 2, 0)
+	b.meet("cnt", ruletrace.Output, answer).Verdict = ruletrace.Drop
+	b.see("cnt", "eth0", capture.Ingress, syn)
+	b.flush()
+	if len(b.Flows()) != 1 || !b.Flows()[0].Inbound || b.Flows()[0].Existing || len(b.Flows()[0].Evidence().Hits) != 1 {
+		t.Fatalf("flows %+v", b.Flows())
+	}
+	b.Forget(b.Flows()[0])
+	b.see("cnt", "eth0", capture.Egress, answer)
+	b.flush()
+	if len(b.Flows()) != 0 {
+		t.Errorf("an answer that is sent again is a flow: %+v", b.Flows()[0])
 	}
 }
 

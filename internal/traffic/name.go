@@ -110,6 +110,12 @@ func opens(h *packet.Header) bool {
 	return h.Tuple.Proto != packet.TCP || h.Flags&(packet.SYN|packet.RST) != 0
 }
 
+// accepts reports whether a packet answers the first one of a TCP connection, so that
+// it opens none.
+func accepts(h *packet.Header) bool {
+	return h.Tuple.Proto == packet.TCP && h.Flags.Has(packet.SYN) && h.Flags.Has(packet.ACK)
+}
+
 // sharesAnEnd reports whether two tuples agree in one end, whichever way they go.
 func sharesAnEnd(a, b packet.Tuple) bool {
 	end := func(t packet.Tuple) [2]netip.AddrPort {

@@ -154,6 +154,33 @@ func (s *strays) like(h *packet.Header, c content) []packet.Tuple {
 	return keys
 }
 
+// before returns the names of sightings that are a packet's in the same namespace with
+// another destination: what its sender and the IP id tell, also of datagrams that are
+// all alike, or of which nothing is kept.
+func (s *strays) before(ended *stray) (keys []packet.Tuple) {
+	h := ended.header()
+	if h.IPID == 0 {
+		return nil
+	}
+	netns := ""
+	switch {
+	case ended.hit != nil:
+		netns = ended.hit.NetNS
+	case ended.drop != nil:
+		netns = ended.drop.NetNS
+	}
+	for _, one := range s.queue {
+		if one.taken || one.sighting == nil || one.sighting.Point.NetNS != netns {
+			continue
+		}
+		seen := &one.sighting.Header
+		if seen.IPID == h.IPID && seen.Tuple.Proto == h.Tuple.Proto && seen.Tuple.Src == h.Tuple.Src && seen.Tuple.SrcPort == h.Tuple.SrcPort && seen.PayloadLength == h.PayloadLength {
+			keys = append(keys, one.keys...)
+		}
+	}
+	return keys
+}
+
 // passedThrough reports whether a packet came into the namespace before it leaves
 // it: it is forwarded.
 func (s *strays) passedThrough(h *packet.Header, netns string) bool {

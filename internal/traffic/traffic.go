@@ -284,7 +284,7 @@ func (t *Table) Drop(d skbdrop.Drop, at time.Time) bool {
 	if f == nil {
 		f = t.recognise(&d.Header, key)
 	}
-	if f == nil && d.NetNS == t.cfg.NetNS && t.cfg.Own(d.Header.Tuple.Src) && !d.Header.IsICMPError() && opens(&d.Header) {
+	if f == nil && d.NetNS == t.cfg.NetNS && t.cfg.Own(d.Header.Tuple.Src) && !d.Header.IsICMPError() && opens(&d.Header) && !(t.cfg.Older && accepts(&d.Header)) {
 		// It waited for its next hop's address, and never came to an interface.
 		f = t.open(d.Header, d.Time, key, false)
 	}
@@ -357,6 +357,9 @@ func (t *Table) begin(s *capture.Sighting, key packet.Tuple) *Flow {
 	h := &s.Header
 	if h.IsICMPError() || h.FragmentOffset > 0 {
 		return nil
+	}
+	if accepts(h) && (t.leaves(s) || t.arrives(s)) && t.cfg.Older {
+		return nil // of a flow that is not known yet, or no more
 	}
 	switch {
 	case (t.leaves(s) || t.arrives(s)) && t.relayed(s):
@@ -467,7 +470,8 @@ func (t *Table) anyForeign(keys []packet.Tuple) bool {
 // sends reports whether a rule met a packet that the source sends: it may be
 // dropped before it comes to an interface.
 func (t *Table) sends(h *ruletrace.Hit) bool {
-	return h.NetNS == t.cfg.NetNS && h.Ingress == "" && h.Egress != "" && t.cfg.Own(h.Header.Tuple.Src) && !h.Header.IsICMPError() && opens(&h.Header)
+	return h.NetNS == t.cfg.NetNS && h.Ingress == "" && h.Egress != "" && t.cfg.Own(h.Header.Tuple.Src) && !h.Header.IsICMPError() &&
+		opens(&h.Header) && !(t.cfg.Older && accepts(&h.Header))
 }
 
 // learn gives a flow further names, and what came under these before.
