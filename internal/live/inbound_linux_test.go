@@ -71,7 +71,7 @@ func TestFollowOpened(t *testing.T) {
 			probe: published, netns: "cnt01", rule: "-A OUTPUT -p tcp --sport 80 -j DROP",
 			want: verdict{
 				Outcome: report.Dropped, Leg: "reply", Code: "FILTER_DROP", NetNS: "cnt01", Hook: "output", Confidence: report.Observed,
-				Rule: "[iptables-nft ip filter OUTPUT] -A OUTPUT -p tcp -m tcp --sport 80 -j DROP", Request: dockerThere[1:],
+				Rule: "[iptables-nft ip filter OUTPUT] -A OUTPUT -p tcp -m tcp --sport 80 -j DROP", Request: dockerThere[1:], Reply: []string{"cnt01/ egress"},
 			},
 			phrase: "The answer was dropped in cnt01 in output",
 		},
