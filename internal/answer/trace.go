@@ -285,7 +285,9 @@ func Parked(run *evidence.Run, f *traffic.Flow) bool {
 		if len(p.Relay.Flows) == 0 {
 			return true
 		}
-		p = join(&own, p.Relay.Flows[0].Probe, nil)
+		if p = join(&own, p.Relay.Flows[0].Probe, nil); p.Request.End.Kind == path.Unseen {
+			return true // its sensors are behind
+		}
 	}
 	return p.Answer.Kind == path.None && p.Request.End.Parked && p.Request.End.Drop == nil
 }
