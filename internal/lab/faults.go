@@ -4,6 +4,7 @@ package lab
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -99,7 +100,13 @@ func (s *Scenario) ProbeOf(names string) *Probe {
 	}
 	for _, fault := range s.Broken(names) {
 		if fault.Probe != nil {
-			p = *fault.Probe
+			patient := slices.Contains(p.Flags, patientTimeout) // for the fault that is met first
+			if p = *fault.Probe; patient {
+				p.Flags = slices.Clone(p.Flags)
+				if i := slices.Index(p.Flags, "--timeout"); i >= 0 {
+					p.Flags[i+1] = patientTimeout
+				}
+			}
 		}
 	}
 	if p.Source == "" {

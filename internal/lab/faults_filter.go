@@ -149,10 +149,13 @@ func (p filterPlace) faults() []Fault {
 	})
 }
 
-// patiently waits as long as the kernel may keep a packet for a neighbour.
+// patientTimeout is longer than the kernel may keep a packet for a neighbour.
+const patientTimeout = "4s"
+
+// patiently waits as long as that.
 func patiently(p *Probe) *Probe {
 	patient := *p
-	patient.Flags = []string{"--timeout", "4s"}
+	patient.Flags = []string{"--timeout", patientTimeout}
 	return &patient
 }
 

@@ -192,7 +192,7 @@ func overlayTunnel() []Fault {
 			},
 		}, {
 			Name: "wrong-remote", Summary: "the host's VXLAN has been told of a host that is not there", netns: HostName, NoFix: true,
-			Probe:   &Probe{Kind: "ping", Target: overlayCnt2, Flags: []string{"--timeout", "4s"}},
+			Probe:   &Probe{Kind: "ping", Target: overlayCnt2, Flags: []string{"--timeout", patientTimeout}},
 			outcome: stopped("NEIGHBOUR_UNREACHABLE").at("underlay"),
 			apply: func(host *node, _ Rule) {
 				host.run("", "bridge", "fdb", "replace", host.nodes["cnt2"].hardware("eth0"), "dev", "vxlan42", "dst", "10.0.2.77", "self")
