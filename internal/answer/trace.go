@@ -220,7 +220,7 @@ func opened(run *evidence.Run, f *traffic.Flow) *report.Report {
 func sentTo(run *evidence.Run, probe *path.Probe) string {
 	for i := range run.Events {
 		f := &run.Events[i].Flow
-		if !probe.Outside && f.NetNS == probe.NetNS && f.Reply.Inverse() == probe.Tuple && f.Original.Src == probe.Tuple.Src && f.Original != probe.Tuple {
+		if !probe.Outside && f.NetNS == probe.NetNS && f.Reply.Inverse() == probe.Tuple && f.Original.Destination() != probe.Tuple.Destination() {
 			return fmt.Sprintf("It was sent to %s and translated before it left (DNAT; the rule was not seen).", f.Original.Destination())
 		}
 	}

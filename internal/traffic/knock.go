@@ -73,6 +73,9 @@ func (t *Table) Admit(until time.Time) bool {
 		if s.claimed || s.hit != nil && s.hit.Verdict != ruletrace.Drop && s.hit.Verdict != ruletrace.Reject {
 			continue
 		}
+		if key := s.keys[0]; t.names[key] != nil || t.foreign[key] {
+			continue // it was let go before the flow was known, or is of none
+		}
 		f := t.open(*s.header(), s.at, s.keys[0], true)
 		if f == nil {
 			continue

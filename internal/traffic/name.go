@@ -110,8 +110,7 @@ func opens(h *packet.Header) bool {
 	return h.Tuple.Proto != packet.TCP || h.Flags&(packet.SYN|packet.RST) != 0
 }
 
-// accepts reports whether a packet answers the first one of a TCP connection, so that
-// it opens none.
+// accepts reports whether a packet answers the first one of a TCP connection.
 func accepts(h *packet.Header) bool {
 	return h.Tuple.Proto == packet.TCP && h.Flags.Has(packet.SYN) && h.Flags.Has(packet.ACK)
 }

@@ -284,7 +284,7 @@ func (t *Table) Drop(d skbdrop.Drop, at time.Time) bool {
 	if f == nil {
 		f = t.recognise(&d.Header, key)
 	}
-	if f == nil && d.NetNS == t.cfg.NetNS && t.cfg.Own(d.Header.Tuple.Src) && !d.Header.IsICMPError() && opens(&d.Header) && !(t.cfg.Older && accepts(&d.Header)) {
+	if f == nil && d.NetNS == t.cfg.NetNS && t.cfg.Own(d.Header.Tuple.Src) && t.opening(&d.Header) {
 		// It waited for its next hop's address, and never came to an interface.
 		f = t.open(d.Header, d.Time, key, false)
 	}
@@ -470,8 +470,13 @@ func (t *Table) anyForeign(keys []packet.Tuple) bool {
 // sends reports whether a rule met a packet that the source sends: it may be
 // dropped before it comes to an interface.
 func (t *Table) sends(h *ruletrace.Hit) bool {
-	return h.NetNS == t.cfg.NetNS && h.Ingress == "" && h.Egress != "" && t.cfg.Own(h.Header.Tuple.Src) && !h.Header.IsICMPError() &&
-		opens(&h.Header) && !(t.cfg.Older && accepts(&h.Header))
+	return h.NetNS == t.cfg.NetNS && h.Ingress == "" && h.Egress != "" && t.cfg.Own(h.Header.Tuple.Src) && t.opening(&h.Header)
+}
+
+// opening reports whether a packet that no sensor at an interface has told of may open
+// a flow. Where others open flows to the source, its answer to one opens none.
+func (t *Table) opening(h *packet.Header) bool {
+	return !h.IsICMPError() && opens(h) && !(t.cfg.Older && accepts(h))
 }
 
 // learn gives a flow further names, and what came under these before.
