@@ -154,7 +154,7 @@ func linkNode(s *topology.Snapshot, n *topology.Namespace, link *topology.Link, 
 	switch {
 	case link.Peer != nil:
 		words = append(words, d.arrow+" "+peerText(link.Peer))
-	case link.Mode != "":
+	case link.Macvlan():
 		words = append(words, "macvlan "+link.Mode+" on "+peerText(link.Lower))
 	case link.Lower != nil:
 		words = append(words, "on "+peerText(link.Lower))

@@ -24,7 +24,7 @@ func macvlanIsolated(s *scene) *cause {
 		evidence: []string{s.fact("route", o.ns.Name, "%s goes to %s by %s", o.query.Target, o.next, o.text())},
 	}
 	for _, end := range []place{near, far} {
-		if end.link.Mode != "" {
+		if end.link.Macvlan() {
 			c.evidence = append(c.evidence, s.fact("link", end.ns.Name, "%s: macvlan mode %s on %s of %s", end.link.Name, end.link.Mode, end.link.Lower.Interface, the(end.link.Lower.NetNS)))
 		}
 	}
@@ -79,13 +79,13 @@ func (o *outlook) deaf() bool {
 // onTopOf reports whether one link is a macvlan on another.
 func onTopOf(upper, lower place) bool {
 	below := upper.link.Lower
-	return upper.link.Mode != "" && below.NetNS == lower.ns.Name && below.Interface == lower.link.Name
+	return upper.link.Macvlan() && below.NetNS == lower.ns.Name && below.Interface == lower.link.Name
 }
 
 // apart reports whether two links are macvlans on the same link that are not both in
 // bridge mode.
 func apart(a, b place) bool {
-	return a.link.Mode != "" && b.link.Mode != "" && a.link.Lower.NetNS != "" && *a.link.Lower == *b.link.Lower &&
+	return a.link.Macvlan() && b.link.Macvlan() && a.link.Lower.NetNS != "" && *a.link.Lower == *b.link.Lower &&
 		(a.link.Mode != "bridge" || b.link.Mode != "bridge")
 }
 

@@ -181,6 +181,9 @@ type Link struct {
 	FilterDrops uint64   `json:"filter_drops,omitempty"`
 }
 
+// Macvlan reports whether a link is a macvlan or macvtap: it has a Mode and a Lower.
+func (l *Link) Macvlan() bool { return l.Mode != "" && l.Lower != nil }
+
 // Tunnel is a VXLAN device.
 type Tunnel struct {
 	// ID is the number of the network (VNI), Port the UDP port that it is sent to
